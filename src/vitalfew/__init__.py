@@ -1,0 +1,81 @@
+"""vitalfew chooses the few that matter under a budget.
+
+Three nouns and a verb: an objective (`vitalfew.objectives`), a structure
+(`vitalfew.structures`) or penalty (`vitalfew.penalties`), a solver
+(`vitalfew.solvers`), and `solve`. `path` runs over the budget and chooses it;
+`vitalfew.estimators` are scikit-learn classes; ``vitalfew select`` is the command.
+
+Importing this module loads NumPy and nothing heavier; parts load on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from vitalfew import (
+        datasets,
+        designs,
+        estimators,
+        objectives,
+        penalties,
+        report,
+        solvers,
+        structures,
+        supports,
+    )
+    from vitalfew._path import Path, path
+    from vitalfew._solve import solve
+    from vitalfew.solution import Solution, Status
+
+_NAMES = {
+    "Path": "vitalfew._path",
+    "Solution": "vitalfew.solution",
+    "Status": "vitalfew.solution",
+    "path": "vitalfew._path",
+    "solve": "vitalfew._solve",
+}
+_PARTS = {
+    "contracts",
+    "datasets",
+    "designs",
+    "estimators",
+    "exceptions",
+    "objectives",
+    "penalties",
+    "report",
+    "solvers",
+    "structures",
+    "supports",
+}
+
+__all__ = [
+    "Path",
+    "Solution",
+    "Status",
+    "__version__",
+    "datasets",
+    "designs",
+    "estimators",
+    "objectives",
+    "path",
+    "penalties",
+    "report",
+    "solve",
+    "solvers",
+    "structures",
+    "supports",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    if name in _PARTS:
+        return importlib.import_module(f"vitalfew.{name}")
+    raise AttributeError(f"module 'vitalfew' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(__all__) | _PARTS)

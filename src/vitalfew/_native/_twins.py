@@ -1,0 +1,139 @@
+"""NumPy twins of the compiled loops, and their oracles."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitalfew.contracts import Ints
+
+Real = NDArray[Any]
+FLOOR = 1e-9  # of a column's own curvature: below it, it lies in the span of the others
+
+
+def best_single_exchanges(
+    C: Real,
+    W: Real,
+    z: Real,
+    d: Real,
+    gradient: Real,
+    curvature: Real,
+    allowed: NDArray[np.bool_] | None,
+) -> tuple[Real, Ints]:
+    """Best partner to leave for every column that might enter.
+
+    With G the Hessian on the support and P its inverse, `C` holds the Hessian's rows,
+    ``W = P C``, ``d = diag(P)``. Dropping atom h moves the gradient of column j by
+    ``-W_hj z_h / d_h`` and gives back ``W_hj^2 / d_h`` of curvature.
+
+    Parameters
+    ----------
+    C, W : arrays of shape (k, p)
+        Rows of the Hessian on the support, and the same times the inverse.
+    z : array of shape (k, q)
+        Coefficients, one column for each output.
+    d : array of shape (k,)
+        Diagonal of the inverse.
+    gradient : array of shape (p, q)
+        Gradient at the fit.
+    curvature : array of shape (p,)
+        Diagonal of the Hessian.
+    allowed : boolean array of shape (k, p) or None
+        Which exchanges may be made.
+
+    Returns
+    -------
+    gain : array of shape (p,)
+        Decrease of the quadratic model by the best exchange; -inf if none is allowed.
+    out : integer array of shape (p,)
+        Position in the support of the atom that leaves.
+    """
+    gain = single_gains(C, W, z, d, gradient, curvature)
+    if allowed is not None:
+        gain[~allowed] = -np.inf
+    out = np.argmax(gain, axis=0)
+    return np.take_along_axis(gain, out[None], axis=0)[0], out
+
+
+def single_gains(
+    C: Real, W: Real, z: Real, d: Real, gradient: Real, curvature: Real
+) -> Real:
+    """Gain of every exchange, (k, p); the matrix behind `best_single_exchanges`."""
+    left = curvature - np.einsum("ij,ij->j", C, W)
+    spread = W * W / d[:, None] + left[None, :]
+    np.maximum(spread, FLOOR * curvature[None, :], out=spread)
+    move = z / d[:, None]
+    total = np.zeros_like(W)
+    for output in range(z.shape[1]):
+        total += (W * move[:, output, None] - gradient[None, :, output]) ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gain = np.where(spread > 0, total / (2 * spread), -np.inf)
+    gain -= (z * move).sum(axis=1)[:, None] / 2
+    return gain
+
+
+def best_group_exchanges(
+    C: Real,
+    W: Real,
+    table: Ints,
+    blocks: Real,
+    z: Real,
+    P: Real,
+    starts: Ints,
+    gradient: Real,
+    allowed: NDArray[np.bool_] | None,
+) -> tuple[Real, Ints]:
+    """Best group to leave for every group that might enter.
+
+    Parameters
+    ----------
+    C, W : arrays of shape (K, p)
+        Rows of the Hessian on the support, and the same times its inverse.
+    table : integer array of shape (N, m)
+        Columns of each group, padded with -1 at the end.
+    blocks : array of shape (N, m, m)
+        Hessian within each group; what stands in padded places does not matter.
+    z : array of shape (K, q)
+        Coefficients on the support.
+    P : array of shape (K, K)
+        Inverse of the Hessian on the support.
+    starts : integer array of shape (k + 1,)
+        Where each group of the support begins.
+    gradient : array of shape (p, q)
+        Gradient at the fit.
+    allowed : boolean array of shape (k, N) or None
+        Which exchanges may be made.
+
+    Returns
+    -------
+    gain : array of shape (N,)
+        Decrease of the quadratic model by the best exchange.
+    out : integer array of shape (N,)
+        Position in the support of the group that leaves.
+    """
+    real = table >= 0
+    both = real[:, :, None] & real[:, None, :]
+    Ct = (C[:, table] * real).transpose(1, 2, 0)  # N, m, K
+    Wt = (W[:, table] * real).transpose(1, 2, 0)
+    own = np.where(both, blocks, 0.0)
+    left = own - Ct @ Wt.transpose(0, 2, 1)
+    diagonal = np.einsum("nii->ni", own)
+    scale = np.where(real & (diagonal > 0), diagonal, 1.0)
+    # a padded or empty column gets a large diagonal and so brings nothing
+    ridge = np.where(real & (diagonal > 0), FLOOR * scale, 1.0)
+    g = -gradient[np.where(real, table, 0)] * real[:, :, None]  # N, m, q
+    k = len(starts) - 1
+    gain = np.full((k, len(table)), -np.inf)
+    for h in range(k):
+        D = slice(starts[h], starts[h + 1])
+        M = np.linalg.inv(P[D, D])
+        WM = Wt[:, :, D] @ M
+        c = g + WM @ z[D]
+        S = left + WM @ Wt[:, :, D].transpose(0, 2, 1)
+        S = S + ridge[:, :, None] * np.eye(S.shape[1])
+        gain[h] = 0.5 * np.einsum("nmq,nmq->n", c, np.linalg.solve(S, c))
+        gain[h] -= 0.5 * np.sum(z[D] * (M @ z[D]))
+    if allowed is not None:
+        gain[~allowed] = -np.inf
+    out = np.argmax(gain, axis=0)
+    return np.take_along_axis(gain, out[None], axis=0)[0], out

@@ -1,0 +1,386 @@
+"""The front door: pairing, the loop, limits, checkpoints, and the best point so far."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitalfew import _checkpoint, solvers
+from vitalfew._arrays import zeros
+from vitalfew._validation import check_rng
+from vitalfew.contracts import Fit, Objective, Penalty, Solver, Structure
+from vitalfew.exceptions import IncompatibleError
+from vitalfew.solution import Solution, Status
+from vitalfew.supports import Coordinates, Whole
+
+SECONDS_BETWEEN_CHECKPOINTS = 30.0
+ROWS_PER_COLUMN = 20  # from here on OMP fetches all products in a few passes
+
+
+def solve(
+    objective: Any,
+    structure: Any,
+    solver: Solver[Any] | None = None,
+    *,
+    start: Any = None,
+    max_iter: int | None = None,
+    max_seconds: float | None = None,
+    callback: Callable[[int, Fit], Any] | None = None,
+    checkpoint: str | Path | None = None,
+    rng: Any = None,
+) -> Solution:
+    """Minimise an objective over a structure, or with a penalty.
+
+    Parameters
+    ----------
+    objective : Objective
+        What to minimise; see `vitalfew.objectives`.
+    structure : Structure or Penalty
+        What is allowed (`vitalfew.structures`) or what costs extra
+        (`vitalfew.penalties`).
+    solver : Solver, optional
+        One of `vitalfew.solvers`. By default `GraSP` and then `LocalSearch`, or
+        `LocalSearch` alone where there are many more rows than columns; for a penalty
+        `ProximalGradient`.
+    start : Fit, Solution or Solver, optional
+        Where to begin; a solver is run first. The empty support by default.
+    max_iter : int, optional
+        Most steps of all solvers together; 1,000 by default, 10,000 for a penalty.
+    max_seconds : float, optional
+        Wall time after which the best point so far is returned; looked at between
+        steps.
+    callback : callable, optional
+        Called after each step with its number and the fit; returning True stops.
+    checkpoint : path, optional
+        A ``.npz`` file in which the run is stored every 30 seconds and at its end. If
+        it exists and is of this problem, the run goes on from it to the same answer.
+    rng : numpy.random.Generator, int or None
+        Randomness, for solvers that use any.
+
+    Returns
+    -------
+    Solution
+        Feasible, refitted on its support, with the reason for stopping. Ctrl-C returns
+        the best point so far with `Status.INTERRUPTED`.
+
+    Raises
+    ------
+    IncompatibleError
+        If solver, objective and structure do not fit; the message names what would.
+    ValueError
+        If the budget, the start, a limit or the checkpoint cannot be used.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vitalfew.objectives import LeastSquares
+    >>> from vitalfew.structures import Cardinality
+    >>> X = np.random.default_rng(0).standard_normal((50, 20))
+    >>> y = 2 * X[:, 3] - X[:, 7]
+    >>> solve(LeastSquares(X, y), Cardinality(2)).support
+    array([3, 7])
+    """
+    penalised = _is_penalty(structure)
+    if not isinstance(objective, Objective):
+        raise IncompatibleError(
+            f"objective must be one of vitalfew.objectives or follow "
+            f"vitalfew.contracts.Objective, got {type(objective).__name__}"
+        )
+    if not penalised and not isinstance(structure, Structure):
+        raise IncompatibleError(
+            f"structure must be one of vitalfew.structures or vitalfew.penalties, "
+            f"got {type(structure).__name__}"
+        )
+    if max_iter is None:
+        max_iter = 10_000 if penalised else 1_000
+    if max_iter < 0:
+        raise ValueError(f"max_iter must not be negative, got {max_iter}")
+    if max_seconds is not None and not max_seconds >= 0:
+        raise ValueError(f"max_seconds must not be negative, got {max_seconds}")
+    if not penalised:
+        structure = structure.on(objective.shape)
+    if solver is None:
+        solver, start = _default(objective, structure, start)
+    stages = [solver]
+    if isinstance(start, Solver):
+        stages, start = [start, solver], None
+    for stage in stages:
+        check_pairing(stage, objective, structure)
+    run = _Run(
+        objective, structure, stages, max_iter, max_seconds, callback, checkpoint, rng
+    )
+    return run.to_the_end(run.begin(start))
+
+
+def _is_penalty(structure: Any) -> bool:
+    return isinstance(structure, Penalty) and not isinstance(structure, Structure)
+
+
+def _default(objective: Any, structure: Any, start: Any) -> tuple[Solver[Any], Any]:
+    if _is_penalty(structure):
+        return solvers.ProximalGradient(), start
+    n, p = getattr(objective, "n_samples", 0), objective.shape[0]
+    if start is None and n < ROWS_PER_COLUMN * p:
+        start = solvers.GraSP()
+    return solvers.LocalSearch(), start
+
+
+def check_pairing(solver: Solver[Any], objective: Any, structure: Any) -> None:
+    """Raise `IncompatibleError` if a solver cannot work on this pair.
+
+    Parameters
+    ----------
+    solver : Solver
+        The solver.
+    objective : Objective
+        What it would minimise.
+    structure : Structure or Penalty
+        On what.
+    """
+    if not isinstance(solver, Solver):
+        raise IncompatibleError(
+            f"solver must be an instance of a class in vitalfew.solvers, got {solver!r}"
+        )
+    problem = _mismatch(solver, objective, structure)
+    if problem is None:
+        return
+    known = [getattr(solvers, name) for name in solvers.__all__]
+    fitting = [c.__name__ for c in known if not _mismatch(c(), objective, structure)]
+    raise IncompatibleError(
+        f"{type(solver).__name__} {problem}; these solvers fit "
+        f"{type(objective).__name__} with {type(structure).__name__}: "
+        f"{', '.join(fitting) or 'none'}"
+    )
+
+
+def _mismatch(solver: Solver[Any], objective: Any, structure: Any) -> str | None:
+    if _is_penalty(structure) != (solver.accepts is Penalty):
+        wanted = "a penalty" if solver.accepts is Penalty else "a structure"
+        return f"needs {wanted}, not {type(structure).__name__}"
+    for need in solver.needs:
+        if not isinstance(objective, need) and not isinstance(structure, need):
+            return f"needs {need.__name__}, which {type(objective).__name__} lacks"
+    return None
+
+
+class _Run:
+    """One call of `solve`: stages one after the other under common limits."""
+
+    def __init__(
+        self,
+        objective: Any,
+        structure: Any,
+        stages: list[Solver[Any]],
+        max_iter: int,
+        max_seconds: float | None,
+        callback: Callable[[int, Fit], Any] | None,
+        checkpoint: str | Path | None,
+        rng: Any,
+    ) -> None:
+        self.objective, self.structure, self.stages = objective, structure, stages
+        self.max_iter, self.max_seconds, self.callback = max_iter, max_seconds, callback
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.rng = check_rng(rng)
+        self.penalised = _is_penalty(structure)
+        self.begun = self.stored = time.perf_counter()
+        self.n_iter, self.stage = 0, 0
+        self.history: list[float] = []
+        self.best: Fit | None = None
+        self.best_value = math.inf
+
+    # -- the start ---------------------------------------------------------------------
+
+    def begin(self, start: Any) -> Any:
+        """Return the first state: from the checkpoint, the start given, or nothing."""
+        if self.checkpoint is not None:
+            self.mark = _checkpoint.fingerprint(
+                self.objective, self.structure, self.stages
+            )
+            if self.checkpoint.exists():
+                return self._resumed()
+            if not self.checkpoint.parent.is_dir():
+                raise ValueError(
+                    f"checkpoint must lie in an existing folder, got {self.checkpoint}"
+                )
+        fit = self._start_fit(start)
+        state = self.stages[0].init(self.objective, self.structure, fit, self.rng)
+        self._note(self.stages[0].point(state))
+        if not math.isfinite(self.history[0]):
+            raise ValueError(
+                f"the objective must be finite at the start, got {self.history[0]}"
+            )
+        return state
+
+    def _start_fit(self, start: Any) -> Fit:
+        fit = getattr(start, "fit", start)
+        if self.penalised:
+            span = Whole(self.objective.shape)
+            x = zeros(self.objective.shape, self.objective.like)
+            return self.objective.at(span, span.restrict(x if fit is None else fit.x))
+        if fit is None:
+            support = self.structure.empty(self.objective.like)
+            return self.structure.refit(self.objective, support, None)
+        if not hasattr(fit, "support") or not hasattr(fit, "z"):
+            raise ValueError(
+                f"start must be a Fit, a Solution or a Solver, got {type(start).__name__}"
+            )
+        if getattr(fit.support, "shape", None) != tuple(self.objective.shape):
+            raise ValueError(
+                f"start must have the objective's shape {tuple(self.objective.shape)}, "
+                f"got {getattr(fit.support, 'shape', None)}"
+            )
+        support = self.structure.largest(fit.x)
+        return self.structure.refit(self.objective, support, fit)
+
+    # -- the loop ----------------------------------------------------------------------
+
+    def to_the_end(self, state: Any) -> Solution:
+        """Run all stages and return the best point, refitted."""
+        try:
+            status = Status.CONVERGED
+            while True:
+                status, state = self._one_stage(self.stages[self.stage], state)
+                last = self.stage + 1 == len(self.stages)
+                if last or status is not Status.CONVERGED or self.best is None:
+                    break
+                self.stage += 1
+                solver = self.stages[self.stage]
+                state = solver.init(self.objective, self.structure, self.best, self.rng)
+        except KeyboardInterrupt:
+            status = Status.INTERRUPTED
+        self._store(state)
+        return self._answer(status)
+
+    def _one_stage(self, solver: Solver[Any], state: Any) -> tuple[Status, Any]:
+        while True:
+            point = solver.point(state)
+            if point.status is Status.SEPARATED:
+                return Status.SEPARATED, state
+            if solver.converged(state):
+                return Status.CONVERGED, state
+            if self.n_iter >= self.max_iter:
+                return Status.MAX_ITER, state
+            now = time.perf_counter()
+            if self.max_seconds is not None and now - self.begun >= self.max_seconds:
+                return Status.MAX_SECONDS, state
+            if now - self.stored >= SECONDS_BETWEEN_CHECKPOINTS:
+                self._store(state)
+            new = solver.step(self.objective, self.structure, state)
+            point = solver.point(new)
+            if not math.isfinite(point.value):
+                return Status.NOT_FINITE, state
+            state, self.n_iter = new, self.n_iter + 1
+            self._note(point)
+            if self.callback is not None and self.callback(self.n_iter, point) is True:
+                return Status.STOPPED, state
+
+    def _total(self, fit: Fit) -> float:
+        if not self.penalised:
+            return fit.value
+        return fit.value + float(self.structure.value(fit.x))
+
+    def _note(self, fit: Fit) -> None:
+        value = self._total(fit)
+        self.history.append(value)
+        allowed = self.penalised or self.structure.allows(fit.support)
+        if allowed and (self.best is None or value < self.best_value):
+            self.best, self.best_value = fit, value
+
+    # -- the end -----------------------------------------------------------------------
+
+    def _answer(self, status: Status) -> Solution:
+        fit, objective, structure = self.best, self.objective, self.structure
+        if fit is None:  # nothing feasible was seen: trim what there is
+            fit = self._start_fit(None)
+        if self.penalised:
+            x = fit.x
+            ids = np.flatnonzero(np.asarray(_host(x)).ravel())
+            ones = np.ones(len(ids), np.int64)
+            support = Coordinates(ids, ids, ones, tuple(objective.shape))
+            fit = objective.at(support, support.restrict(x))
+            value = self._total(fit)
+        else:
+            refitted = structure.refit(objective, fit.support, fit)
+            fit = refitted if refitted.value <= fit.value else fit
+            value = fit.value
+            if fit.status is Status.SEPARATED:
+                status = Status.SEPARATED
+            elif status is Status.CONVERGED:
+                more = structure.strongest(fit.gradient, fit.support, 1)
+                status = Status.FEWER if len(more) else status
+        return Solution(
+            x=fit.x,
+            value=value,
+            status=status,
+            n_iter=self.n_iter,
+            seconds=time.perf_counter() - self.begun,
+            solver=", then ".join(describe(s) for s in self.stages),
+            fit=fit,
+            history=self.history,
+        )
+
+    # -- checkpoints -------------------------------------------------------------------
+
+    def _store(self, state: Any) -> None:
+        self.stored = time.perf_counter()
+        if self.checkpoint is None:
+            return
+        extra = {
+            "stage": self.stage,
+            "n_iter": self.n_iter,
+            "history": [float(v).hex() for v in self.history],
+            "rng": json.dumps(self.rng.bit_generator.state),
+        }
+        _checkpoint.save(self.checkpoint, self.mark, (state, self.best), extra)
+
+    def _resumed(self) -> Any:
+        assert self.checkpoint is not None
+        extra, rebuild = _checkpoint.load(self.checkpoint, self.mark)
+        try:
+            self.stage, self.n_iter = int(extra["stage"]), int(extra["n_iter"])
+            self.history = [float.fromhex(v) for v in extra["history"]]
+            self.rng.bit_generator.state = json.loads(extra["rng"])
+            solver = self.stages[self.stage]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"checkpoint {str(self.checkpoint)!r} is damaged; remove it"
+            ) from error
+        template = solver.init(
+            self.objective, self.structure, self._start_fit(None), self.rng
+        )
+        state, self.best = rebuild((template, None), self.objective, self.structure)
+        if self.best is not None:
+            self.best_value = self._total(self.best)
+        return state
+
+
+def _host(x: Any) -> Any:
+    from vitalfew._arrays import to_host
+
+    return to_host(x)
+
+
+def describe(solver: Solver[Any]) -> str:
+    """Return a solver's name with the settings that are not the default.
+
+    Parameters
+    ----------
+    solver : Solver
+        The solver.
+
+    Returns
+    -------
+    str
+        As in ``GraSP(widen=3.0)``.
+    """
+    changed = [
+        f"{f.name}={getattr(solver, f.name)!r}"
+        for f in fields(solver)
+        if getattr(solver, f.name) != f.default
+    ]
+    return type(solver).__name__ + (f"({', '.join(changed)})" if changed else "")

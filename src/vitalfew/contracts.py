@@ -1,0 +1,263 @@
+"""What objectives, structures, penalties and solvers promise one another.
+
+Everything in the library is written against these protocols and nothing else:
+
+* an `Objective` says what is small when things are good;
+* a `Structure` says which points are allowed, a `Penalty` what costs extra;
+* a `Solver` is one published method; it never names a structure or an objective;
+* a `Span` is a linear subspace ``x = embed(z)``, all an objective sees of a structure;
+* a `Support` is a span of whole atoms, a `Fit` a point of one with its value.
+
+Arrays stay in the library they came from (NumPy, torch, anything that follows the
+array API standard); numbers of atoms and coordinates are NumPy integers on the host.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeVar,
+    runtime_checkable,
+)
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = Any  # any array-API array; shapes are told in docstrings
+Ints = NDArray[np.int64]
+Shape = tuple[int, ...]
+
+
+class Span(Protocol):
+    """A linear subspace of points, with coordinates `z`."""
+
+    def embed(self, z: Array) -> Array:
+        """Return the point with coordinates `z`."""
+
+    def restrict(self, g: Array) -> Array:
+        """Return the gradient in `z` of a function whose gradient in `x` is `g`."""
+
+
+class Support(Span, Protocol):
+    """A span made of whole atoms; solvers pass it on and never look inside."""
+
+    @property
+    def atoms(self) -> Ints:
+        """Numbers of the atoms, in the order of `z`."""
+
+    def __len__(self) -> int:
+        """Return the number of atoms."""
+
+
+class Fit(Protocol):
+    """A point of a span with what is known there; gradient and `x` come when asked."""
+
+    @property
+    def support(self) -> Any:
+        """The span it lies in; a solver goes on from here."""
+
+    @property
+    def z(self) -> Array:
+        """Coordinates in the support."""
+
+    @property
+    def value(self) -> float:
+        """The objective there."""
+
+    @property
+    def intercept(self) -> Array | None:
+        """The best intercept there, or None where the objective has none."""
+
+    @property
+    def status(self) -> Any | None:
+        """A `Status` when the point is not the minimiser it should be."""
+
+    @property
+    def gradient(self) -> Array:
+        """Gradient of the objective, of the shape of `x`."""
+
+    @property
+    def x(self) -> Array:
+        """The point itself."""
+
+
+class Exchanges(NamedTuple):
+    """One-for-one exchanges, the most promising first; one for each entering atom."""
+
+    out: Ints  # positions in the support
+    into: Ints  # numbers of atoms
+    gain: NDArray[np.float64]  # decrease of the objective
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A function to minimise.
+
+    The value of a data objective is ``sum_i w_i l_i / sum_i w_i + l2/2 |x|^2``. An
+    intercept is minimised out: it is not part of `x`, not counted, not penalised.
+    """
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of `x`."""
+
+    @property
+    def like(self) -> Array:
+        """A small array of the library, dtype and device that `x` must have."""
+
+    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+        """Value and gradient at `x`; costs one pass over the data and back."""
+
+    def at(self, span: Any, z: Array) -> Fit:
+        """Return the point `z` of a span, not minimised."""
+
+    def refit(self, span: Any, start: Fit | None = None, likely: Any = None) -> Fit:
+        """Minimise over a span.
+
+        `start` is a warm start; `likely` a support of the atoms that may follow,
+        for which the objective may prepare while it reads the data anyway.
+        """
+
+
+@runtime_checkable
+class HasSwapGains(Protocol):
+    """An objective that knows what every exchange of two atoms would bring."""
+
+    def swap_gains(self, structure: Any, fit: Fit, count: int) -> Exchanges | None:
+        """Return the `count` best entering atoms, or None without a formula."""
+
+
+@runtime_checkable
+class HasRows(Protocol):
+    """An objective that is a mean over samples, as cross-validation needs."""
+
+    @property
+    def n_samples(self) -> int:
+        """Number of rows."""
+
+    def rows(self, indices: Ints) -> Self:
+        """Return the same objective on some of the rows."""
+
+    def loss_at(self, x: Array, intercept: Array | None = None) -> float:
+        """Weighted mean loss of a given model, without any penalty."""
+
+    def deviance(self, x: Array, intercept: Array | None = None) -> float:
+        """Minus twice the log-likelihood, up to a constant of the data."""
+
+
+@runtime_checkable
+class Structure(Protocol):
+    """A feasible set: which points are allowed, as unions of atoms.
+
+    Made without knowing the shape of `x`; `on` gives the structure that solvers use.
+    """
+
+    @property
+    def budget(self) -> float:
+        """How much is allowed, in atoms or in cost."""
+
+    def on(self, shape: Shape) -> Self:
+        """Return this structure on arrays of one shape, its budget checked."""
+
+    def with_budget(self, budget: float) -> Self:
+        """Return this structure with another budget."""
+
+    def empty(self, like: Array) -> Any:
+        """Return the support to start from: the atoms that are always kept."""
+
+    def allows(self, support: Any) -> bool:
+        """Say whether a support is within the budget."""
+
+    def largest(self, x: Array) -> Any:
+        """Return the support of the projection of `x`."""
+
+    def strongest(self, gradient: Array, support: Any, count: int) -> Any:
+        """Return the atoms that may join, those the gradient favours first."""
+
+    def join(self, support: Any, new: Any) -> Any:
+        """Return the union, old atoms first."""
+
+    def trim(self, support: Any, z: Array) -> Any:
+        """Return the feasible part of a support that carries most of `z`."""
+
+    def without(self, support: Any, z: Array, position: int) -> Any:
+        """Return the support less one atom, counted from the weakest."""
+
+    def n_free(self, support: Any) -> int:
+        """Return how many atoms of a support may leave it."""
+
+    def pick(self, support: Any, position: int) -> Any:
+        """Return one atom of a support as a support."""
+
+    def exchange(self, support: Any, out: int, into: int) -> Any:
+        """Return the support with the atom at a position replaced by another."""
+
+    def step(self, fit: Fit, size: float) -> tuple[Any, Array]:
+        """Project ``x - size * gradient``: the support and the coordinates in it."""
+
+    def refit(
+        self, objective: Objective, support: Any, start: Fit | None, likely: Any = None
+    ) -> Fit:
+        """Minimise on a support; go on with the support of the answer."""
+
+    def project(self, x: Array) -> Array:
+        """Return the nearest feasible point."""
+
+    def contains(self, x: Array) -> bool:
+        """Say whether a point is feasible."""
+
+
+@runtime_checkable
+class Penalty(Protocol):
+    """A cost added to the objective."""
+
+    def value(self, x: Array) -> float:
+        """Return the penalty at `x`."""
+
+    def prox(self, x: Array, step_size: float) -> Array:
+        """Return argmin_u ``|u - x|^2 / (2 step_size) + value(u)``."""
+
+    def subdifferential_distance(self, x: Array, gradient: Array) -> float:
+        """Largest distance, over its atoms, of `-gradient` to the subdifferential."""
+
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver(ABC, Generic[State]):
+    """One published method; its fields are its settings and all have defaults.
+
+    A solver never loops, prints or times: `vitalfew.solve` does. Its state is a frozen
+    record of arrays, numbers, strings, fits and tuples of these, so that a run can be
+    stored and taken up again.
+    """
+
+    needs: ClassVar[tuple[type, ...]] = ()  # protocols the objective must follow
+    accepts: ClassVar[type] = Structure  # the second argument: Structure or Penalty
+    cost: ClassVar[str]  # of a step, in gradients and refits
+    guarantee: ClassVar[str]  # what is proved about it
+    use: ClassVar[str]  # when to take it
+
+    @abstractmethod
+    def init(
+        self, objective: Any, structure: Any, start: Fit, rng: np.random.Generator
+    ) -> State:
+        """Return the state before the first step."""
+
+    @abstractmethod
+    def step(self, objective: Any, structure: Any, state: State) -> State:
+        """Return the state after one more step."""
+
+    @abstractmethod
+    def converged(self, state: State) -> bool:
+        """Say whether further steps would change nothing."""
+
+    @abstractmethod
+    def point(self, state: State) -> Fit:
+        """Return the point the state stands for."""

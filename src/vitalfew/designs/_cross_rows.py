@@ -1,0 +1,93 @@
+"""The one cache that makes quadratic solvers fast."""
+
+import numpy as np
+
+from vitalfew._arrays import columns, itemsize, put, rows, zeros
+from vitalfew.contracts import Array, Ints
+from vitalfew.designs._base import Design
+
+
+class CrossRows:
+    """Rows ``x_j^T W X`` for the columns wanted so far, each computed once.
+
+    Gram matrices, gradients and swap gains of a quadratic objective follow from these
+    rows without touching X again, and one matrix product for 32 columns costs 6 to 9
+    passes over X, not 32. Shared by all solvers and budgets that work on one objective.
+
+    Parameters
+    ----------
+    design : Design
+        Where the columns come from.
+    w : array of shape (n,)
+        Row weights.
+    center : array of shape (p,) or None
+        Weighted means of the columns, when products are taken around them.
+    cache_bytes : int
+        Most memory the rows may take; beyond it `get` answers None.
+    """
+
+    def __init__(
+        self, design: Design, w: Array, center: Array | None, cache_bytes: int = 1 << 30
+    ) -> None:
+        self.design, self.w, self.center = design, w, center
+        row_bytes = max(1, design.shape[1] * itemsize(design.like))
+        self.capacity = min(cache_bytes // row_bytes, design.shape[1])
+        self._slots = np.full(design.shape[1], -1, np.int64)
+        self._rows = zeros((0, design.shape[1]), design.like)
+        self.used = 0
+
+    @property
+    def rows(self) -> Array:
+        """All rows computed so far, (used, p)."""
+        return self._rows[: self.used, :]
+
+    def has(self, ids: Ints) -> bool:
+        """Say whether the rows of all these columns are there."""
+        return bool(np.all(self._slots[ids] >= 0))
+
+    def get(self, ids: Ints, likely: Ints | None = None) -> Ints | None:
+        """Slots in `rows` of the wanted columns, or None if they would not fit.
+
+        Parameters
+        ----------
+        ids : integer array
+            Columns wanted.
+        likely : integer array, optional
+            Columns to fetch in the same pass if there has to be one.
+        """
+        slots = self._slots[ids]
+        missing = ids[slots < 0]
+        if len(missing):
+            if self.used + len(missing) > self.capacity:
+                return None
+            if likely is not None:
+                extra = likely[: self.design.prefetch]
+                extra = extra[(self._slots[extra] < 0) & ~np.isin(extra, missing)]
+                room = self.capacity - self.used - len(missing)
+                missing = np.concatenate((missing, extra[:room]))
+            self._fetch(missing)
+            slots = self._slots[ids]
+        return slots
+
+    def _fetch(self, missing: Ints) -> None:
+        block = self.design.cross(missing, self.w, self.center)
+        need = self.used + len(missing)
+        if need > self._rows.shape[0]:
+            height = min(max(2 * need, 64), self.capacity)
+            grown = zeros((height, self.design.shape[1]), block)
+            grown[: self.used, :] = self._rows[: self.used, :]
+            self._rows = grown
+        self._rows[self.used : need, :] = block
+        self._slots[missing] = np.arange(self.used, need)
+        self.used = need
+
+    def gram(self, slots: Ints, ids: Ints) -> Array:
+        """Products among the wanted columns, (k, k)."""
+        return columns(rows(self._rows, slots), ids)
+
+    def combine(self, slots: Ints, z: Array) -> Array:
+        """``sum_i z_i rows[slots_i]`` for z of shape (k,) or (k, q): (p,) or (p, q)."""
+        if 2 * len(slots) >= self.used:
+            # one product with zeros beats a gather of long rows
+            return self.rows.T @ put(self.used, slots, z)
+        return rows(self._rows, slots).T @ z

@@ -1,0 +1,105 @@
+"""A view of a design with its columns in other units."""
+
+from typing import Self
+
+from vitalfew._arrays import take, to_host
+from vitalfew.contracts import Array, Ints
+from vitalfew.designs._base import Design
+
+
+class Scaled(Design):
+    """The columns of a design divided by a scale; nothing is copied.
+
+    Selection by gradients depends on the units of the columns, so estimators work on
+    this view with the columns' standard deviations. Centring is not part of it: an
+    objective with an intercept centres by itself, and then sparse data stay sparse.
+
+    Parameters
+    ----------
+    design : Design
+        What to view.
+    scale : array of shape (p,)
+        Positive.
+    """
+
+    def __init__(self, design: Design, scale: Array) -> None:
+        self.design, self.scale = design, scale
+        self.shape, self.like = design.shape, design.like
+
+    @classmethod
+    def standard(cls, design: Design, w: Array, center: Array | None) -> Self:
+        """View with unit root mean square around `center`; constant columns stay.
+
+        Parameters
+        ----------
+        design : Design
+            What to view.
+        w : array of shape (n,)
+            Row weights that sum to one.
+        center : array of shape (p,) or None
+            Weighted means of the columns, or None to measure from zero.
+        """
+        squares = design.squared_norms(w, center)
+        raw = squares if center is None else squares + center * center
+        # a constant column has a variance of rounding noise only
+        real = squares > 1e-10 * raw
+        scale = squares**0.5
+        host = to_host(real)
+        if not host.all():
+            scale = scale * real + (1 - real * 1)
+        return cls(design, scale)
+
+    @property
+    def prefetch(self) -> int:  # type: ignore[override]
+        """How many columns are worth fetching beside one that is needed anyway."""
+        return self.design.prefetch
+
+    def _divide(self, values: Array) -> Array:
+        return values / (self.scale if values.ndim == 1 else self.scale[:, None])
+
+    def matvec(self, w: Array) -> Array:
+        """Return ``X w``."""
+        return self.design.matvec(self._divide(w))
+
+    def rmatvec(self, r: Array) -> Array:
+        """Return ``X^T r``."""
+        return self._divide(self.design.rmatvec(r))
+
+    def columns(self, ids: Ints) -> "Scaled":
+        """Return some of the columns, as a design."""
+        return Scaled(self.design.columns(ids), take(self.scale, ids))
+
+    def rows(self, ids: Ints) -> "Scaled":
+        """Return some of the rows, in the same units."""
+        return Scaled(self.design.rows(ids), self.scale)
+
+    def dense(self) -> Array:
+        """Return all numbers as one (n, p) array."""
+        return self.design.dense() / self.scale[None, :]
+
+    def _raw(self, center: Array | None) -> Array | None:
+        return None if center is None else center * self.scale
+
+    def cross(self, ids: Ints, w: Array, center: Array | None = None) -> Array:
+        """Return the products of columns `ids` with all columns, (k, p)."""
+        C = self.design.cross(ids, w, self._raw(center))
+        C /= self.scale[None, :]
+        C /= take(self.scale, ids)[:, None]
+        return C
+
+    def gram(self, w: Array, center: Array | None = None) -> Array:
+        """Return the products of all columns with all, (p, p)."""
+        G = self.design.gram(w, self._raw(center))
+        return G / self.scale[None, :] / self.scale[:, None]
+
+    def squared_norms(self, w: Array, center: Array | None = None) -> Array:
+        """Return the product of each column with itself, (p,)."""
+        squares = self.design.squared_norms(w, self._raw(center))
+        return squares / self.scale / self.scale
+
+    def block_grams(self, table: Ints, w: Array, center: Array | None = None) -> Array:
+        """Return products within groups of columns: (N, m, m) for a (N, m) table."""
+        B = self.design.block_grams(table, w, self._raw(center))
+        s = take(self.scale, table.ravel())
+        s = s.reshape(table.shape)
+        return B / s[:, :, None] / s[:, None, :]

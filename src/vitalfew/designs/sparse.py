@@ -1,0 +1,97 @@
+"""A SciPy sparse matrix as a design; nothing of size (n, p) is ever made."""
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from vitalfew.contracts import Array, Ints
+from vitalfew.designs._base import Design
+
+
+class Sparse(Design):
+    """A SciPy sparse matrix, kept by rows and by columns.
+
+    Parameters
+    ----------
+    X : sparse matrix or array of shape (n, p)
+        Finite floating-point numbers. Memory: twice its nonzeros.
+    """
+
+    def __init__(self, X: Any) -> None:
+        self.csr = scipy.sparse.csr_array(X)
+        self.csc = scipy.sparse.csc_array(X)
+        self.shape, self.like = self.csr.shape, np.zeros(0, self.csr.dtype)
+
+    @classmethod
+    def _of(cls, csr: Any, csc: Any) -> "Sparse":
+        new = cls.__new__(cls)
+        new.csr, new.csc = csr, csc
+        new.shape, new.like = csc.shape, np.zeros(0, csc.dtype)
+        return new
+
+    def matvec(self, w: Array) -> Array:
+        """Return ``X w``."""
+        return (self.csc if self.csr is None else self.csr) @ w
+
+    def rmatvec(self, r: Array) -> Array:
+        """Return ``X^T r``."""
+        return self.csc.T @ r  # a column at a time: no scatter
+
+    def columns(self, ids: Ints) -> "Sparse":
+        """Return some of the columns, as a design."""
+        return self._of(None, self.csc[:, ids])
+
+    def rows(self, ids: Ints) -> "Sparse":
+        """Return some of the rows, as a design."""
+        rows = self.csc[ids, :] if self.csr is None else self.csr[ids, :]
+        return Sparse(rows)
+
+    def dense(self) -> Array:
+        """Return all numbers as one (n, p) array."""
+        return self.csc.toarray()
+
+    def _scaled_rows(self, A: Any, w: Array) -> Any:
+        """``diag(w) A`` for a matrix by columns."""
+        return scipy.sparse.csc_array(
+            (A.data * w[A.indices], A.indices, A.indptr), shape=A.shape
+        )
+
+    def cross(self, ids: Ints, w: Array, center: Array | None = None) -> Array:
+        """Return the products of columns `ids` with all columns, (k, p)."""
+        A = self._scaled_rows(self.csc[:, ids], w)
+        C = (A.T @ self.csr).toarray()  # visits only the rows in play
+        if center is not None:
+            C -= (center[ids] * w.sum())[:, None] * center[None, :]
+        return np.ascontiguousarray(C)
+
+    def gram(self, w: Array, center: Array | None = None) -> Array:
+        """Return the products of all columns with all, (p, p)."""
+        G = (self._scaled_rows(self.csc, w).T @ self.csc).toarray()
+        if center is not None:
+            G -= w.sum() * center[:, None] * center[None, :]
+        return G
+
+    def squared_norms(self, w: Array, center: Array | None = None) -> Array:
+        """Return the product of each column with itself, (p,)."""
+        squares = scipy.sparse.csc_array(
+            (self.csc.data**2, self.csc.indices, self.csc.indptr), shape=self.shape
+        )
+        norms = squares.T @ w
+        if center is not None:
+            norms = np.maximum(norms - w.sum() * center * center, 0.0)
+        return norms
+
+    def block_grams(self, table: Ints, w: Array, center: Array | None = None) -> Array:
+        """Return products within groups of columns: (N, m, m) for a (N, m) table."""
+        N, m = table.shape
+        out = np.empty((N, m, m), self.like.dtype)
+        for i in range(m):
+            A = self._scaled_rows(self.csc[:, table[:, i]], w)
+            for j in range(i, m):
+                out[:, i, j] = A.multiply(self.csc[:, table[:, j]]).sum(axis=0)
+                out[:, j, i] = out[:, i, j]
+        if center is not None:
+            means = center[table]
+            out -= w.sum() * means[:, :, None] * means[:, None, :]
+        return out

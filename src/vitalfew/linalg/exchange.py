@@ -1,0 +1,191 @@
+"""What every one-for-one exchange of atoms would bring in a quadratic model.
+
+With G the Hessian on the support, P = G^-1, C its rows against all columns and W = P C:
+dropping atom h shifts the gradient of the others by W_h^T P_hh^-1 z_h and gives back
+W_h^T P_hh^-1 W_h of curvature; the newcomer then gains half its squared gradient in the
+curvature it has left, and h costs z_h^T P_hh^-1 z_h / 2. Exact for least squares, a
+second-order estimate for other losses.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitalfew import _native
+from vitalfew._arrays import to_host, top
+from vitalfew._native._twins import single_gains
+from vitalfew.contracts import Array, Exchanges, Ints
+
+STRIP = 1 << 17  # numbers of a temporary: stays in cache
+
+
+class QuadraticModel(NamedTuple):
+    """A quadratic around a fit, as far as exchanges need it."""
+
+    rows: Array  # (K, p): the Hessian's rows on the support
+    gram: Array  # (K, K)
+    z: Array  # (K, q)
+    gradient: Array  # (p, q)
+    curvature: Array  # (p,): diagonal of the Hessian
+
+
+class _OnHost(NamedTuple):
+    C: NDArray[np.float64]
+    P: NDArray[np.float64]
+    z: NDArray[np.float64]
+    gradient: NDArray[np.float64]
+    curvature: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, model: QuadraticModel) -> "_OnHost":
+        C, G, z, gradient, curvature = (np.asarray(to_host(a)) for a in model)
+        G64 = G.astype(np.float64)
+        if len(G64):
+            diagonal = np.diagonal(G64)
+            G64 = G64 + np.diag(1e-12 * diagonal + np.where(diagonal > 0, 0, 1.0))
+        P = np.linalg.pinv(G64, hermitian=True, rcond=1e-13) if _flat(G64) else (
+            np.linalg.inv(G64)
+        )
+        return cls(C, P.astype(C.dtype), z, gradient, curvature)
+
+
+def _flat(G: NDArray[np.float64]) -> bool:
+    try:
+        np.linalg.cholesky(G)
+    except np.linalg.LinAlgError:
+        return True
+    return False
+
+
+def single_exchanges(
+    models: Sequence[QuadraticModel],
+    inside: Ints,
+    count: int,
+    allowed: NDArray[np.bool_] | None,
+) -> Exchanges:
+    """Best exchanges of single columns; the gains of several models are added.
+
+    Parameters
+    ----------
+    models : sequence of QuadraticModel
+        One, or one for each class when the classes are taken as independent.
+    inside : integer array of shape (k,)
+        Columns of the support.
+    count : int
+        How many entering columns to return.
+    allowed : boolean array of shape (k, p) or None
+        Which exchanges may be made.
+
+    Returns
+    -------
+    Exchanges
+        Distinct entering columns, each with its best partner, best first.
+    """
+    if len(inside) == 0:
+        return _nothing()
+    hosts = [_OnHost.of(model) for model in models]
+    k, p = hosts[0].C.shape
+    gain = np.empty(p)
+    out = np.empty(p, np.int64)
+    width = max(256, STRIP // max(k, 1))
+    for start in range(0, p, width):
+        part = slice(start, min(start + width, p))
+        may = None if allowed is None else np.ascontiguousarray(allowed[:, part])
+        if len(hosts) == 1:
+            gain[part], out[part] = _strip(hosts[0], part, may)
+            continue
+        total = sum(
+            single_gains(
+                h.C[:, part], h.P @ h.C[:, part], h.z, np.diagonal(h.P),
+                h.gradient[part], h.curvature[part],
+            )
+            for h in hosts
+        )
+        assert isinstance(total, np.ndarray)
+        if may is not None:
+            total[~may] = -np.inf
+        out[part] = np.argmax(total, axis=0)
+        gain[part] = np.take_along_axis(total, out[None, part], axis=0)[0]
+    gain[inside] = -np.inf
+    return _best(gain, out, count)
+
+
+def _strip(
+    h: _OnHost, part: slice, may: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.float64], Ints]:
+    C = np.ascontiguousarray(h.C[:, part])
+    return _native.best_single_exchanges(
+        C,
+        np.ascontiguousarray(h.P @ C),
+        np.ascontiguousarray(h.z),
+        np.ascontiguousarray(np.diagonal(h.P)),
+        np.ascontiguousarray(h.gradient[part]),
+        np.ascontiguousarray(h.curvature[part]),
+        may,
+    )
+
+
+def group_exchanges(
+    model: QuadraticModel,
+    table: Ints,
+    starts: Ints,
+    inside: Ints,
+    blocks: Callable[[Ints], Array],
+    count: int,
+    allowed: NDArray[np.bool_] | None,
+) -> Exchanges:
+    """Best exchanges of groups of columns.
+
+    Parameters
+    ----------
+    model : QuadraticModel
+        The quadratic.
+    table : integer array of shape (N, m)
+        Columns of each group, padded with -1.
+    starts : integer array of shape (k + 1,)
+        Where each group of the support begins among the model's rows.
+    inside : integer array of shape (k,)
+        Groups of the support.
+    blocks : callable
+        Takes the table, returns the Hessian within each group, (N, m, m).
+    count : int
+        How many entering groups to return.
+    allowed : boolean array of shape (k, N) or None
+        Which exchanges may be made.
+
+    Returns
+    -------
+    Exchanges
+        Distinct entering groups, each with its best partner, best first.
+    """
+    if len(inside) == 0:
+        return _nothing()
+    h = _OnHost.of(model)
+    gain, out = _native.best_group_exchanges(
+        np.ascontiguousarray(h.C),
+        np.ascontiguousarray(h.P @ h.C),
+        np.ascontiguousarray(table),
+        np.ascontiguousarray(to_host(blocks(table)), dtype=h.C.dtype),
+        np.ascontiguousarray(h.z),
+        np.ascontiguousarray(h.P),
+        np.ascontiguousarray(starts),
+        np.ascontiguousarray(h.gradient),
+        None if allowed is None else np.ascontiguousarray(allowed),
+    )
+    gain = gain.astype(np.float64)
+    gain[inside] = -np.inf
+    return _best(gain, out, count)
+
+
+def _best(gain: NDArray[np.float64], out: Ints, count: int) -> Exchanges:
+    gain = np.where(np.isnan(gain), -np.inf, gain)
+    into = top(gain, count)
+    into = into[np.isfinite(gain[into])]
+    return Exchanges(out[into], into, gain[into])
+
+
+def _nothing() -> Exchanges:
+    none = np.empty(0, np.int64)
+    return Exchanges(none, none, np.empty(0))

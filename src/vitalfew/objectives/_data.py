@@ -1,0 +1,103 @@
+"""What objectives over the rows of a table share: checked X, y and weights."""
+
+import copy
+from typing import Any, Self
+
+import numpy as np
+
+from vitalfew._arrays import as_array, is_array_api_obj, namespace, rows, zeros
+from vitalfew._validation import (
+    check_finite,
+    check_nonnegative,
+    check_rows,
+    check_weights,
+)
+from vitalfew.contracts import Array, Ints
+from vitalfew.designs import as_design
+from vitalfew.objectives._base import BaseObjective
+from vitalfew.supports import Coordinates
+
+
+class DataObjective(BaseObjective):
+    """A weighted mean of losses over the rows of a design, plus a ridge.
+
+    Attributes
+    ----------
+    design : Design
+        What X is.
+    y : array
+        Targets, in the library and dtype of the design.
+    w : array of shape (n,)
+        Row weights that sum to one.
+    """
+
+    def __init__(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        l2: float = 0.0,
+        fit_intercept: bool = False,
+    ) -> None:
+        self.design = as_design(X)
+        self.like = self.design.like
+        self.l2 = check_nonnegative("l2", l2)
+        self.fit_intercept = bool(fit_intercept)
+        n = self.design.shape[0]
+        given = y if is_array_api_obj(y) else np.asarray(y)
+        if not is_array_api_obj(given) or getattr(given.dtype, "kind", "f") not in "biuf":
+            raise ValueError(f"y must hold numbers, got dtype {given.dtype}")
+        check_rows("y", given, n)
+        self.y = as_array(given, self.like)
+        check_finite("y", self.y)
+        self._set_weights(sample_weight)
+
+    def _set_weights(self, sample_weight: Any) -> None:
+        n = self.design.shape[0]
+        xp = namespace(self.like)
+        if sample_weight is None:
+            self.weight: Array | None = None
+            self.total_weight = float(n)
+            self.w = zeros(n, self.like) + 1.0 / n
+        else:
+            weight = as_array(sample_weight, self.like)
+            check_weights(weight, n)
+            self.weight = weight
+            self.total_weight = float(xp.sum(weight))
+            self.w = weight / self.total_weight
+
+    def _check_design(self, probe: Array) -> None:
+        """Raise if X is not finite; `probe` is ``X^T r`` for some r, which shows it."""
+        xp = namespace(probe)
+        if not bool(xp.isfinite(xp.sum(probe))):
+            inner = getattr(self.design, "design", self.design)
+            check_finite("X", getattr(inner, "X", getattr(inner, "csr", probe)))
+
+    @property
+    def n_samples(self) -> int:
+        """Number of rows."""
+        return self.design.shape[0]
+
+    def rows(self, indices: Ints) -> Self:
+        """Return the same objective on some of the rows."""
+        other = copy.copy(self)
+        other.design = self.design.rows(indices)
+        other.y = rows(self.y, indices)
+        weight = None if self.weight is None else rows(self.weight, indices)
+        other._set_weights(weight)
+        other._prepare()
+        return other
+
+    def _prepare(self) -> None:
+        """Compute what depends on the rows; called again by `rows`."""
+
+    def _row_ids(self, span: Any) -> Ints | None:
+        """Rows of `x` that a span holds whole, or None for another kind of span."""
+        return span.row_ids if isinstance(span, Coordinates) else None
+
+    def _as_rows(self, z: Array) -> Array:
+        """Coordinates of whole rows as a matrix, or as they are for a vector `x`."""
+        if len(self.shape) == 1:
+            return z
+        return namespace(z).reshape(z, (-1, self.shape[1]))

@@ -1,0 +1,52 @@
+"""Exchanges of a structure's atoms in a quadratic over the rows of `x`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vitalfew.contracts import Array, Exchanges, Fit, Ints
+from vitalfew.linalg import QuadraticModel, group_exchanges, single_exchanges
+
+MOST_BLOCK_NUMBERS = 1 << 27  # of the Hessian within atoms: 1 GB in double precision
+
+
+def exchanges_of(
+    structure: Any,
+    fit: Fit,
+    models: Sequence[QuadraticModel],
+    blocks: Callable[[Ints], Array] | None,
+    count: int,
+) -> Exchanges | None:
+    """Best exchanges, or None where no formula is at hand.
+
+    Parameters
+    ----------
+    structure : Structure
+        Whose atoms are exchanged; its atoms must hold whole rows of `x`.
+    fit : Fit
+        Where.
+    models : sequence of QuadraticModel
+        One, or one for each class when the classes are taken as independent.
+    blocks : callable or None
+        Takes a table of columns (N, m), returns the Hessian within each row of it.
+    count : int
+        How many entering atoms to return.
+
+    Returns
+    -------
+    Exchanges or None
+        None for several models on groups, and where blocks would be too many.
+    """
+    support = fit.support
+    width = len(support.ids) // max(len(support.row_ids), 1)
+    allowed = structure.exchangeable(support)
+    if len(support.row_ids) == len(support) and structure.n_atoms == support.shape[0]:
+        return single_exchanges(models, support.row_ids, count, allowed)
+    table = structure.table[:, ::width] // width  # the padding, -1, stays -1
+    if len(models) > 1 or blocks is None:
+        return None
+    if table.size * table.shape[1] > MOST_BLOCK_NUMBERS:
+        return None
+    starts = support.starts // width
+    return group_exchanges(
+        models[0], table, starts, support.atoms, blocks, count, allowed
+    )

@@ -1,0 +1,269 @@
+"""A loss composed with a design: generalised linear models with one predictor."""
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+from vitalfew._arrays import columns, eye, namespace, precision, solve_posdef, zeros
+from vitalfew.contracts import Array, Exchanges, Fit, Ints
+from vitalfew.designs import Design
+from vitalfew.linalg import QuadraticModel
+from vitalfew.objectives._data import DataObjective
+from vitalfew.objectives._exchanges import exchanges_of
+from vitalfew.solution import Status
+from vitalfew.supports import Point
+
+MOST_NEWTON_STEPS = 100
+SEPARATED_BELOW = 1e-6  # of the loss at the start: where a diverging refit is stopped
+
+
+class GLM(DataObjective):
+    """A convex loss of the predictors ``X x + b``, plus a ridge.
+
+    A subclass says what the loss is, with two derivatives in the predictors. The value
+    is minimised over the intercept, so `x` alone is left to choose.
+    """
+
+    def __init__(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        l2: float = 0.0,
+        fit_intercept: bool = False,
+    ) -> None:
+        super().__init__(
+            X, y, sample_weight=sample_weight, l2=l2, fit_intercept=fit_intercept
+        )
+        if self.y.ndim != 1:
+            raise ValueError(f"y must have shape (n,), got {tuple(self.y.shape)}")
+        self.shape = (self.design.shape[1],)
+        self._check_target()
+        self._prepare()
+        self._check_design(self.design.rmatvec(self._slopes(self._null)))
+
+    # -- the loss, in the predictors ---------------------------------------------------
+
+    @abstractmethod
+    def _mean_loss(self, eta: Array) -> float:
+        """Weighted mean of the losses."""
+
+    @abstractmethod
+    def _slopes(self, eta: Array) -> Array:
+        """Gradient of the mean loss, (n,)."""
+
+    @abstractmethod
+    def _weights(self, eta: Array) -> Array:
+        """Diagonal of the Hessian of the mean loss, or an upper bound of it, (n,)."""
+
+    def _check_target(self) -> None:
+        """Raise if `y` cannot be a target of this loss."""
+
+    def _separated(self, eta: Array) -> bool:
+        """Whether the predictors show that the loss has no minimiser."""
+        del eta
+        return False
+
+    # -- the Hessian; Cox adds its own term --------------------------------------------
+
+    def _gram(self, A: Design, eta: Array, c: Array, center: Array | None) -> Array:
+        """Hessian on a few columns."""
+        del eta
+        return A.gram(c, center)
+
+    def _cross(self, ids: Ints, eta: Array, c: Array, center: Array | None) -> Array:
+        """Hessian of a few columns against all, (k, p)."""
+        del eta
+        return self.design.cross(ids, c, center)
+
+    def _norms(self, eta: Array, c: Array, center: Array | None) -> Array:
+        """Diagonal of the Hessian, (p,)."""
+        del eta
+        return self.design.squared_norms(c, center)
+
+    def _blocks(self, table: Ints, c: Array, center: Array | None) -> Array:
+        """Hessian within groups of columns, (N, m, m)."""
+        return self.design.block_grams(table, c, center)
+
+    # -- values ------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        none = zeros(self.n_samples, self.like)
+        self.null_intercept = self._best_intercept(none, 0.0)
+        self._null = none + self.null_intercept
+
+    def _best_intercept(self, eta: Array, b: float) -> float:
+        """Minimise over the intercept alone, by damped Newton from `b`."""
+        if not self.fit_intercept:
+            return 0.0
+        xp = namespace(eta)
+        value = self._mean_loss(eta + b)
+        for _ in range(MOST_NEWTON_STEPS):
+            slope = float(xp.sum(self._slopes(eta + b)))
+            curve = float(xp.sum(self._weights(eta + b)))
+            step = -slope / max(curve, 1e-12)
+            if abs(slope * step) <= 1e-14 * max(abs(value), 1e-12):
+                break
+            t = 1.0
+            while t > 1e-10:
+                new = self._mean_loss(eta + (b + t * step))
+                if new <= value + 1e-4 * t * slope * step:
+                    break
+                t /= 2
+            else:
+                break
+            b, value = b + t * step, new
+        return b
+
+    def _predictor(self, x: Array) -> tuple[Array, float]:
+        eta = self.design.matvec(x)
+        b = self._best_intercept(eta, self.null_intercept)
+        return eta + b, b
+
+    def intercept_at(self, x: Array) -> Array | None:
+        """Return the best intercept for `x`."""
+        return self._wrap(self._predictor(x)[1])
+
+    def _wrap(self, b: float) -> Array | None:
+        return zeros((), self.like) + b if self.fit_intercept else None
+
+    def _ridge(self, z: Array) -> float:
+        return 0.5 * self.l2 * float(namespace(z).sum(z * z)) if self.l2 else 0.0
+
+    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+        """Value and gradient at `x`, at the best intercept."""
+        eta, _ = self._predictor(x)
+        gradient = self.design.rmatvec(self._slopes(eta)) + self.l2 * x
+        return self._mean_loss(eta) + self._ridge(x), gradient
+
+    def at(self, span: Any, z: Array) -> Fit:
+        """Return the point `z` of a span, not minimised."""
+        ids = self._row_ids(span)
+        if ids is None:
+            return super().at(span, z)
+        eta = self.design.columns(ids).matvec(z)
+        b = self._best_intercept(eta, self.null_intercept)
+        return self._fit(span, z, eta + b, b, None)
+
+    def _fit(
+        self, span: Any, z: Array, eta: Array, b: float, status: Status | None
+    ) -> Fit:
+        def gradient(fit: Fit) -> Array:
+            return self.design.rmatvec(self._slopes(eta)) + self.l2 * fit.x
+
+        value = self._mean_loss(eta) + self._ridge(z)
+        return Point(span, z, value, gradient, self._wrap(b), status)
+
+    # -- refits ------------------------------------------------------------------------
+
+    def refit(self, span: Any, start: Fit | None = None, likely: Any = None) -> Fit:
+        """Minimise over a span by damped Newton; the intercept is eliminated."""
+        ids = self._row_ids(span)
+        if ids is None:
+            return super().refit(span, start, likely)
+        A, xp = self.design.columns(ids), namespace(self.like)
+        z = zeros(len(ids), self.like)
+        b = self.null_intercept
+        if start is not None:
+            z = span.restrict(start.x)
+            b = b if start.intercept is None else float(start.intercept)
+        eta = A.matvec(z) + b
+        value = self._mean_loss(eta) + self._ridge(z)
+        if not math.isfinite(value):
+            z, b = zeros(len(ids), self.like), self.null_intercept
+            eta = self._null
+            value = self._mean_loss(eta)
+        tolerance = max(1e-10, 4 * precision(self.like))
+        bottom = SEPARATED_BELOW * abs(self._mean_loss(self._null))
+        for _ in range(MOST_NEWTON_STEPS):
+            s, c = self._slopes(eta), self._weights(eta)
+            g, gb = A.rmatvec(s) + self.l2 * z, float(xp.sum(s))
+            total, center = float(xp.sum(c)), None
+            if self.fit_intercept and total > 0:
+                center = A.rmatvec(c) / total
+                g_free = g - center * gb
+            else:
+                g_free = g
+            G = self._gram(A, eta, c, center) + self.l2 * eye(len(ids), self.like)
+            step = -solve_posdef(G, g_free)
+            step_b = 0.0 if center is None else -gb / total - float(center @ step)
+            slope = float(g @ step) + gb * step_b
+            if not -slope > tolerance * max(abs(value), 1e-10):
+                break
+            move, t = A.matvec(step) + step_b, 1.0
+            while True:
+                new_z, new_eta = z + t * step, eta + t * move
+                new = self._mean_loss(new_eta) + self._ridge(new_z)
+                if new <= value + 1e-4 * t * slope or t < 1e-10:
+                    break
+                t /= 2
+            if not new < value:
+                break
+            z, b, eta, value = new_z, b + t * step_b, new_eta, new
+            if self.l2 == 0 and value <= bottom and self._separated(eta):
+                return self._fit(span, z, eta, b, Status.SEPARATED)
+        return self._fit(span, z, eta, b, None)
+
+    def swap_gains(self, structure: Any, fit: Fit, count: int) -> Exchanges | None:
+        """Second-order estimate of every exchange; the `count` best entrants."""
+        ids = self._row_ids(fit.support)
+        if ids is None or len(ids) == 0:
+            return None
+        xp = namespace(self.like)
+        b = 0.0 if fit.intercept is None else float(fit.intercept)
+        eta = self.design.columns(ids).matvec(fit.z) + b
+        c = self._weights(eta)
+        total, center = float(xp.sum(c)), None
+        if self.fit_intercept and total > 0:
+            center = self.design.rmatvec(c) / total
+        C = self._cross(ids, eta, c, center)
+        model = QuadraticModel(
+            C,
+            columns(C, ids) + self.l2 * eye(len(ids), C),
+            fit.z[:, None],
+            fit.gradient[:, None],
+            self._norms(eta, c, center) + self.l2,
+        )
+
+        def blocks(table: Ints) -> Array:
+            B = self._blocks(table, c, center)
+            return B + self.l2 * eye(table.shape[1], B)
+
+        return exchanges_of(structure, fit, [model], blocks, count)
+
+    # -- scores ------------------------------------------------------------------------
+
+    def loss_at(self, x: Array, intercept: Array | None = None) -> float:
+        """Weighted mean loss of a given model, without the ridge."""
+        eta = self.design.matvec(x)
+        return self._mean_loss(eta if intercept is None else eta + intercept)
+
+    def deviance(self, x: Array, intercept: Array | None = None) -> float:
+        """Minus twice the log-likelihood, up to a constant of the data."""
+        return 2 * self.n_samples * self.loss_at(x, intercept)
+
+
+class PointwiseGLM(GLM):
+    """A weighted mean of losses, each of one row's predictor alone."""
+
+    @abstractmethod
+    def losses(self, eta: Array) -> Array:
+        """Loss of each row at predictors `eta`, (n,)."""
+
+    @abstractmethod
+    def slopes(self, eta: Array) -> Array:
+        """First derivative of each loss, (n,)."""
+
+    @abstractmethod
+    def curves(self, eta: Array) -> Array:
+        """Second derivative of each loss, or an upper bound of it, (n,)."""
+
+    def _mean_loss(self, eta: Array) -> float:
+        return float(namespace(eta).sum(self.w * self.losses(eta)))
+
+    def _slopes(self, eta: Array) -> Array:
+        return self.w * self.slopes(eta)
+
+    def _weights(self, eta: Array) -> Array:
+        return self.w * self.curves(eta)

@@ -1,0 +1,276 @@
+"""Multinomial logistic regression, one coefficient for each column and class."""
+
+from typing import Any
+
+import numpy as np
+
+from vitalfew._arrays import (
+    as_array,
+    columns,
+    eye,
+    namespace,
+    precision,
+    put,
+    solve_posdef,
+    to_host,
+    zeros,
+)
+from vitalfew.contracts import Array, Exchanges, Fit
+from vitalfew.linalg import QuadraticModel
+from vitalfew.objectives._data import DataObjective
+from vitalfew.objectives._exchanges import exchanges_of
+from vitalfew.objectives._glm import MOST_NEWTON_STEPS, SEPARATED_BELOW
+from vitalfew.solution import Status
+from vitalfew.supports import Point
+
+MOST_NEWTON_SIZE = 1500  # unknowns up to which the full Hessian is formed
+
+
+class Multinomial(DataObjective):
+    """Weighted mean of ``logsumexp(e_i) - e_i[y_i]``, ``e = X x + b``, plus a ridge.
+
+    Symmetric: `x` has shape (p, C) and no class is the reference, so coefficients are
+    determined up to a constant in each row; refits take the one that sums to zero.
+
+    Parameters
+    ----------
+    X : array of shape (n, p), sparse matrix or Design
+        Finite numbers.
+    y : integer array of shape (n,)
+        Classes 0 to C - 1, each present.
+    sample_weight : array of shape (n,), optional
+        Weights, not negative, not all zero.
+    l2 : float, default=0.0
+        Ridge.
+    fit_intercept : bool, default=False
+        Minimise over one intercept for each class; they are not part of `x`.
+
+    Notes
+    -----
+    A refit on k rows is a damped Newton method in k (C - 1) unknowns, O(n k^2 C^2 / 2) a
+    step; above 1,500 unknowns, L-BFGS. `swap_gains` takes the classes as independent.
+    """
+
+    def __init__(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        l2: float = 0.0,
+        fit_intercept: bool = False,
+    ) -> None:
+        super().__init__(
+            X, y, sample_weight=sample_weight, l2=l2, fit_intercept=fit_intercept
+        )
+        labels = to_host(self.y)
+        if labels.ndim != 1:
+            raise ValueError(f"y must have shape (n,), got {labels.shape}")
+        if np.any(labels != np.round(labels)) or labels.min() < 0:
+            raise ValueError("y must hold classes 0 to C - 1 as integers")
+        self.n_classes = int(labels.max()) + 1
+        counts = np.bincount(
+            labels.astype(np.int64)[to_host(self.w) > 0], minlength=self.n_classes
+        )
+        if self.n_classes < 2 or counts.min() == 0:
+            raise ValueError(
+                f"y must hold at least two classes, all of 0 to {self.n_classes - 1}; "
+                f"class {int(counts.argmin())} has {int(counts.min())} rows"
+            )
+        self.shape = (self.design.shape[1], self.n_classes)
+        self._prepare()
+        self._check_design(self.design.rmatvec(self._slopes(self._null)))
+
+    def _prepare(self) -> None:
+        C = self.n_classes
+        labels = to_host(self.y).astype(np.int64)
+        self._hot = as_array(np.eye(C)[labels], self.like)
+        # an orthonormal basis of the vectors that sum to zero
+        basis = np.linalg.qr(np.eye(C) - 1.0 / C)[0][:, : C - 1]
+        self._basis = as_array(basis, self.like)
+        self.null_intercept = self._best_intercept(
+            zeros((self.n_samples, C), self.like), zeros(C, self.like)
+        )
+        self._null = zeros((self.n_samples, C), self.like) + self.null_intercept[None, :]
+
+    # -- the loss ----------------------------------------------------------------------
+
+    def _mean_loss(self, eta: Array) -> float:
+        xp = namespace(eta)
+        top = xp.max(eta, axis=1, keepdims=True)
+        total = xp.log(xp.sum(xp.exp(eta - top), axis=1)) + top[:, 0]
+        return float(xp.sum(self.w * (total - xp.sum(self._hot * eta, axis=1))))
+
+    def _shares(self, eta: Array) -> Array:
+        """Probabilities of the classes, (n, C)."""
+        xp = namespace(eta)
+        e = xp.exp(eta - xp.max(eta, axis=1, keepdims=True))
+        return e / xp.sum(e, axis=1, keepdims=True)
+
+    def _slopes(self, eta: Array) -> Array:
+        return self.w[:, None] * (self._shares(eta) - self._hot)
+
+    def _ridge(self, z: Array) -> float:
+        return 0.5 * self.l2 * float(namespace(z).sum(z * z)) if self.l2 else 0.0
+
+    def _best_intercept(self, eta: Array, b: Array) -> Array:
+        if not self.fit_intercept:
+            return b
+        ones = zeros((self.n_samples, 1), self.like) + 1.0
+        z, _, _ = self._newton(ones, eta, b[None, :], ridge=False)
+        return z[0, :]
+
+    def _predictor(self, x: Array) -> tuple[Array, Array]:
+        eta = self.design.matvec(x)
+        b = self._best_intercept(eta, self.null_intercept)
+        return eta + b[None, :], b
+
+    def intercept_at(self, x: Array) -> Array | None:
+        """Return the best intercepts for `x`, (C,)."""
+        return self._predictor(x)[1] if self.fit_intercept else None
+
+    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+        """Value and gradient at `x`, at the best intercepts."""
+        eta, _ = self._predictor(x)
+        gradient = self.design.rmatvec(self._slopes(eta)) + self.l2 * x
+        return self._mean_loss(eta) + self._ridge(x), gradient
+
+    # -- refits ------------------------------------------------------------------------
+
+    def _newton(
+        self, A: Array, offset: Array, z: Array, ridge: bool
+    ) -> tuple[Array, Array, Status | None]:
+        """Minimise over ``z`` in ``offset + A z``, rows of `z` summing to zero.
+
+        The last column of `A` is the intercept's when `ridge` is set and an intercept
+        is fitted, and goes unpenalised.
+        """
+        xp, Q = namespace(self.like), self._basis
+        k, D = A.shape[1], self.n_classes - 1
+        penalty = np.zeros(k)
+        if ridge:
+            penalty[: k - 1 if self.fit_intercept else k] = self.l2
+        l2 = as_array(penalty, self.like)
+        eta = offset + A @ z
+
+        def value_of(z: Array, eta: Array) -> float:
+            return self._mean_loss(eta) + 0.5 * float(xp.sum(l2[:, None] * z * z))
+
+        value = value_of(z, eta)
+        tolerance = max(1e-10, 4 * precision(self.like))
+        for _ in range(MOST_NEWTON_STEPS):
+            shares = self._shares(eta)
+            g = (A.T @ self._slopes(eta) + l2[:, None] * z) @ Q  # k, D
+            H = zeros((k, D, k, D), self.like)
+            turned = shares @ Q
+            for a in range(D):
+                for b in range(a, D):
+                    s = shares @ (Q[:, a] * Q[:, b]) - turned[:, a] * turned[:, b]
+                    block = A.T @ (A * (self.w * s)[:, None])
+                    if a == b:
+                        block = block + l2[:, None] * eye(k, block)
+                    H[:, a, :, b] = block
+                    H[:, b, :, a] = block.T
+            flat = solve_posdef(
+                xp.reshape(H, (k * D, k * D)), xp.reshape(-g, (k * D,))
+            )
+            u = xp.reshape(flat, (k, D))
+            slope = float(xp.sum(g * u))
+            if not -slope > tolerance * max(abs(value), 1e-10):
+                break
+            step, t = u @ Q.T, 1.0
+            move = A @ step
+            while True:
+                new = value_of(z + t * step, eta + t * move)
+                if new <= value + 1e-4 * t * slope or t < 1e-10:
+                    break
+                t /= 2
+            if not new < value:
+                break
+            z, eta, value = z + t * step, eta + t * move, new
+            if ridge and self.l2 == 0 and value <= SEPARATED_BELOW and (
+                self._separated(eta)
+            ):
+                return z, eta, Status.SEPARATED
+        return z, eta, None
+
+    def _separated(self, eta: Array) -> bool:
+        xp = namespace(eta)
+        own = xp.sum(self._hot * eta, axis=1)
+        other = xp.max(eta - self._hot * float(xp.finfo(eta.dtype).max) / 4, axis=1)
+        return bool(xp.all((own > other) | (self.w == 0)))
+
+    def refit(self, span: Any, start: Fit | None = None, likely: Any = None) -> Fit:
+        """Minimise over a span; by Newton's method where it holds whole rows."""
+        ids = self._row_ids(span)
+        extra = int(self.fit_intercept)
+        if ids is None or (len(ids) + extra) * (self.n_classes - 1) > MOST_NEWTON_SIZE:
+            return super().refit(span, start, likely)
+        xp, C = namespace(self.like), self.n_classes
+        A = self.design.columns(ids).dense()
+        z = zeros((len(ids), C), self.like)
+        b = self.null_intercept
+        if start is not None:
+            z = xp.reshape(span.restrict(start.x), (-1, C))
+            b = b if start.intercept is None else start.intercept
+        if self.fit_intercept:
+            A = xp.concat((A, zeros((self.n_samples, 1), self.like) + 1.0), axis=1)
+            z = xp.concat((z, b[None, :]), axis=0)
+        z = (z @ self._basis) @ self._basis.T
+        status = None
+        if z.shape[0]:
+            nothing = zeros((self.n_samples, C), self.like)
+            z, eta, status = self._newton(A, nothing, z, ridge=True)
+        else:
+            eta = self._null
+        if self.fit_intercept:
+            z, b = z[:-1, :], z[-1, :]
+        flat = xp.reshape(z, (-1,))
+
+        def gradient(fit: Fit) -> Array:
+            return self.design.rmatvec(self._slopes(eta)) + self.l2 * fit.x
+
+        value = self._mean_loss(eta) + self._ridge(flat)
+        return Point(
+            span, flat, value, gradient, b if self.fit_intercept else None, status
+        )
+
+    def swap_gains(self, structure: Any, fit: Fit, count: int) -> Exchanges | None:
+        """Estimate of every exchange, the classes taken as independent."""
+        ids = self._row_ids(fit.support)
+        if ids is None or len(ids) == 0 or structure.n_atoms != self.shape[0]:
+            return None
+        xp, C = namespace(self.like), self.n_classes
+        z = xp.reshape(fit.z, (len(ids), C))
+        eta = self.design.matvec(put(self.shape[0], ids, z))
+        if fit.intercept is not None:
+            eta = eta + fit.intercept[None, :]
+        shares = self._shares(eta)
+        models = []
+        for cls in range(C):
+            c = self.w * shares[:, cls] * (1 - shares[:, cls])
+            center = None
+            if self.fit_intercept:
+                center = self.design.rmatvec(c) / max(float(xp.sum(c)), 1e-300)
+            rows = self.design.cross(ids, c, center)
+            models.append(
+                QuadraticModel(
+                    rows,
+                    columns(rows, ids) + self.l2 * eye(len(ids), rows),
+                    z[:, cls][:, None],
+                    fit.gradient[:, cls][:, None],
+                    self.design.squared_norms(c, center) + self.l2,
+                )
+            )
+        return exchanges_of(structure, fit, models, None, count)
+
+    # -- scores ------------------------------------------------------------------------
+
+    def loss_at(self, x: Array, intercept: Array | None = None) -> float:
+        """Weighted mean loss of a given model, without the ridge."""
+        eta = self.design.matvec(x)
+        return self._mean_loss(eta if intercept is None else eta + intercept[None, :])
+
+    def deviance(self, x: Array, intercept: Array | None = None) -> float:
+        """Minus twice the log-likelihood."""
+        return 2 * self.n_samples * self.loss_at(x, intercept)
