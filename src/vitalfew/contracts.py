@@ -85,6 +85,9 @@ class Fit(Protocol):
     def x(self) -> Array:
         """The point itself."""
 
+    def detached(self) -> "Fit":
+        """Return the fit without its way back to the data."""
+
 
 class Exchanges(NamedTuple):
     """One-for-one exchanges, the most promising first; one for each entering atom."""

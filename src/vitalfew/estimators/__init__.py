@@ -1,1 +1,14 @@
-"""To come in the next commits."""
+"""Scikit-learn classes over `vitalfew.solve`.
+
+`SparseRegressor`, `SparseClassifier` and `SparseCox` fit a linear model on few columns;
+`SparseSelector` passes the columns on in a pipeline; `TableEncoder` turns a table of
+numbers and categories into columns and groups. To add an estimator, write its file,
+export it here, and the scikit-learn checks of the test suite run on it.
+"""
+
+from vitalfew.estimators.classifier import SparseClassifier
+from vitalfew.estimators.cox import SparseCox
+from vitalfew.estimators.regressor import SparseRegressor
+from vitalfew.estimators.selector import SparseSelector
+
+__all__ = ["SparseClassifier", "SparseCox", "SparseRegressor", "SparseSelector"]

@@ -1,7 +1,7 @@
 """What objectives over the rows of a table share: checked X, y and weights."""
 
 import copy
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -31,6 +31,8 @@ class DataObjective(BaseObjective):
         Row weights that sum to one.
     """
 
+    _target: ClassVar[str] = "y"  # the argument that errors name
+
     def __init__(
         self,
         X: Any,
@@ -47,10 +49,10 @@ class DataObjective(BaseObjective):
         n = self.design.shape[0]
         given = y if is_array_api_obj(y) else np.asarray(y)
         if not is_array_api_obj(given) or getattr(given.dtype, "kind", "f") not in "biuf":
-            raise ValueError(f"y must hold numbers, got dtype {given.dtype}")
-        check_rows("y", given, n)
+            raise ValueError(f"{self._target} must hold numbers, got dtype {given.dtype}")
+        check_rows(self._target, given, n)
         self.y = as_array(given, self.like)
-        check_finite("y", self.y)
+        check_finite(self._target, self.y)
         self._set_weights(sample_weight)
 
     def _set_weights(self, sample_weight: Any) -> None:
@@ -78,6 +80,11 @@ class DataObjective(BaseObjective):
     def n_samples(self) -> int:
         """Number of rows."""
         return self.design.shape[0]
+
+    @property
+    def strata(self) -> Ints | None:
+        """Classes that folds should hold in equal shares, or None."""
+        return None
 
     def rows(self, indices: Ints) -> Self:
         """Return the same objective on some of the rows."""

@@ -1,7 +1,10 @@
 """Exchanges of a structure's atoms in a quadratic over the rows of `x`."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from vitalfew.contracts import Array, Exchanges, Fit, Ints
 from vitalfew.linalg import QuadraticModel, group_exchanges, single_exchanges
@@ -34,12 +37,17 @@ def exchanges_of(
     Returns
     -------
     Exchanges or None
-        None for several models on groups, and where blocks would be too many.
+        None for several models on groups, for atoms that are not whole rows, and where
+        blocks would be too many.
     """
     support = fit.support
-    width = len(support.ids) // max(len(support.row_ids), 1)
+    width = math.prod(support.shape[1:])
+    everything = structure.support(np.arange(structure.n_atoms))
+    if everything.row_ids is None or np.any(everything.sizes % width):
+        return None  # atoms that share a row
     allowed = structure.exchangeable(support)
-    if len(support.row_ids) == len(support) and structure.n_atoms == support.shape[0]:
+    # atom i must be row i: groups of one may be numbered in any order
+    if np.array_equal(everything.row_ids, everything.atoms):
         return single_exchanges(models, support.row_ids, count, allowed)
     table = structure.table[:, ::width] // width  # the padding, -1, stays -1
     if len(models) > 1 or blocks is None:

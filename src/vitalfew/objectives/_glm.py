@@ -37,7 +37,9 @@ class GLM(DataObjective):
             X, y, sample_weight=sample_weight, l2=l2, fit_intercept=fit_intercept
         )
         if self.y.ndim != 1:
-            raise ValueError(f"y must have shape (n,), got {tuple(self.y.shape)}")
+            raise ValueError(
+                f"{self._target} must have shape (n,), got {tuple(self.y.shape)}"
+            )
         self.shape = (self.design.shape[1],)
         self._check_target()
         self._prepare()
@@ -189,18 +191,20 @@ class GLM(DataObjective):
             step = -solve_posdef(G, g_free)
             step_b = 0.0 if center is None else -gb / total - float(center @ step)
             slope = float(g @ step) + gb * step_b
-            if not -slope > tolerance * max(abs(value), 1e-10):
-                break
+            # close to the optimum one more Newton step doubles the digits
+            last = not -slope > tolerance * max(abs(value), 1e-10)
             move, t = A.matvec(step) + step_b, 1.0
             while True:
                 new_z, new_eta = z + t * step, eta + t * move
                 new = self._mean_loss(new_eta) + self._ridge(new_z)
-                if new <= value + 1e-4 * t * slope or t < 1e-10:
+                if last or new <= value + 1e-4 * t * slope or t < 1e-10:
                     break
                 t /= 2
-            if not new < value:
+            if not new <= value:
                 break
             z, b, eta, value = new_z, b + t * step_b, new_eta, new
+            if last:
+                break
             if self.l2 == 0 and value <= bottom and self._separated(eta):
                 return self._fit(span, z, eta, b, Status.SEPARATED)
         return self._fit(span, z, eta, b, None)

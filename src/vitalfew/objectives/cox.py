@@ -1,6 +1,6 @@
 """Cox's partial likelihood for survival times."""
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -32,9 +32,10 @@ class Cox(GLM):
         Positive times of event or censoring.
     event : array of shape (n,)
         True or 1 where the event happened, False or 0 where it was censored.
-    ties : {"efron", "breslow"}, default="efron"
-        How events at one time are counted: as if one after the other in average order,
-        or all against the full risk set.
+    ties : {"breslow", "efron"}, default="breslow"
+        How events at one time are counted: all against the full risk set, so that a
+        weight of two is the same as a row given twice; or as if one after the other in
+        average order, more exact where many events share a time.
     sample_weight : array of shape (n,), optional
         Weights, not negative, not all zero.
     l2 : float, default=0.0
@@ -53,13 +54,15 @@ class Cox(GLM):
        JASA, 1977, section 3 (ties).
     """
 
+    _target: ClassVar[str] = "time"
+
     def __init__(
         self,
         X: Any,
         time: Any,
         event: Any,
         *,
-        ties: str = "efron",
+        ties: str = "breslow",
         sample_weight: Any = None,
         l2: float = 0.0,
     ) -> None:
@@ -73,6 +76,8 @@ class Cox(GLM):
     def _check_target(self) -> None:
         times = to_host(self.y)
         check_rows("event", self.event, self.n_samples)
+        if self.event.ndim != 1:
+            raise ValueError(f"event must have shape (n,), got {self.event.shape}")
         if not np.all(np.isin(self.event, (0.0, 1.0))):
             raise ValueError("event must hold True and False, or 1 and 0, only")
         if times.min() <= 0:
@@ -82,6 +87,11 @@ class Cox(GLM):
         if not np.any(self.event[to_host(self.w) > 0]):
             raise ValueError("event must be True somewhere: with no event there is "
                              "nothing to explain")
+
+    @property
+    def strata(self) -> Ints | None:
+        """Events or censored rows, that folds should hold in equal shares."""
+        return self.event.astype(np.int64)
 
     def rows(self, indices: Ints) -> Self:
         """Return the same objective on some of the rows."""

@@ -90,7 +90,7 @@ class LeastSquares(DataObjective):
         self.correlation = self.design.rmatvec(self._weighted(self.residual0))
         self.zero_value = self._half_square(self.residual0)
         self.cross_rows = CrossRows(self.design, w, self.center, self.cache_bytes)
-        self._memo: dict[str | bytes, Any] = {}
+        self._memo: dict[Any, Any] = {}
 
     def _weighted(self, r: Array) -> Array:
         return r * (self.w if r.ndim == 1 else self.w[:, None])
@@ -187,7 +187,7 @@ class LeastSquares(DataObjective):
         return self._memo["curvature"]
 
     def _blocks(self, table: Ints) -> Array:
-        key = table.tobytes()
+        key = (table.shape, table.tobytes())
         if key not in self._memo:
             blocks = self.design.block_grams(table, self.w, self.center)
             self._memo[key] = blocks + self.l2 * eye(table.shape[1], blocks)
@@ -197,7 +197,7 @@ class LeastSquares(DataObjective):
         """Exact decrease by every exchange of two atoms; the `count` best entrants."""
         ids = self._row_ids(fit.support)
         slots = None if ids is None else self.cross_rows.get(ids)
-        if ids is None or slots is None:
+        if ids is None or slots is None or len(ids) == 0:
             return None
         C = rows(self.cross_rows.rows, slots)
         xp = namespace(C)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vitalfew._arrays import namespace, to_host
-from vitalfew.contracts import Array
+from vitalfew.contracts import Array, Ints
 from vitalfew.objectives._glm import PointwiseGLM
 
 
@@ -37,6 +37,11 @@ class Logistic(PointwiseGLM):
         weighted = np.unique(to_host(self.y)[to_host(self.w) > 0])
         if len(weighted) < 2:
             raise ValueError(f"y must hold both classes, got only {weighted.tolist()}")
+
+    @property
+    def strata(self) -> Ints | None:
+        """Classes that folds should hold in equal shares."""
+        return to_host(self.y).astype(np.int64)
 
     def losses(self, eta: Array) -> Array:
         """Loss of each row at predictors `eta`, (n,)."""

@@ -15,7 +15,7 @@ from vitalfew._arrays import (
     to_host,
     zeros,
 )
-from vitalfew.contracts import Array, Exchanges, Fit
+from vitalfew.contracts import Array, Exchanges, Fit, Ints
 from vitalfew.linalg import QuadraticModel
 from vitalfew.objectives._data import DataObjective
 from vitalfew.objectives._exchanges import exchanges_of
@@ -92,6 +92,16 @@ class Multinomial(DataObjective):
             zeros((self.n_samples, C), self.like), zeros(C, self.like)
         )
         self._null = zeros((self.n_samples, C), self.like) + self.null_intercept[None, :]
+
+    @property
+    def strata(self) -> Ints | None:
+        """Classes that folds should hold in equal shares."""
+        return to_host(self.y).astype(np.int64)
+
+    @property
+    def free_share(self) -> float:
+        """Share of the coefficients that is free: one class is redundant."""
+        return 1 - 1 / self.n_classes
 
     # -- the loss ----------------------------------------------------------------------
 
@@ -176,18 +186,20 @@ class Multinomial(DataObjective):
             )
             u = xp.reshape(flat, (k, D))
             slope = float(xp.sum(g * u))
-            if not -slope > tolerance * max(abs(value), 1e-10):
-                break
+            # close to the optimum one more Newton step doubles the digits
+            last = not -slope > tolerance * max(abs(value), 1e-10)
             step, t = u @ Q.T, 1.0
             move = A @ step
             while True:
                 new = value_of(z + t * step, eta + t * move)
-                if new <= value + 1e-4 * t * slope or t < 1e-10:
+                if last or new <= value + 1e-4 * t * slope or t < 1e-10:
                     break
                 t /= 2
-            if not new < value:
+            if not new <= value:
                 break
             z, eta, value = z + t * step, eta + t * move, new
+            if last:
+                break
             if ridge and self.l2 == 0 and value <= SEPARATED_BELOW and (
                 self._separated(eta)
             ):

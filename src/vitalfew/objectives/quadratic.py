@@ -47,8 +47,11 @@ class Quadratic(BaseObjective):
 
     def __init__(self, H: Any, B: Any, constant: float = 0.0) -> None:
         B = B if is_array_api_obj(B) else np.asarray(B, np.float64)
-        if not namespace(B).isdtype(B.dtype, "real floating"):
-            B = as_array(B, namespace(B).zeros(1, dtype=namespace(B).float64))
+        xp = namespace(B)
+        if B.dtype not in (xp.float32, xp.float64):
+            half = xp.isdtype(B.dtype, "real floating") and xp.finfo(B.dtype).bits < 32
+            like = xp.zeros(1, dtype=xp.float32 if half else xp.float64)
+            B = as_array(B, like)
         self.B, self.H = B, as_array(H, B)
         if B.ndim != 2 or self.H.shape != (B.shape[1], B.shape[1]):
             raise ValueError(
@@ -116,7 +119,11 @@ class Quadratic(BaseObjective):
             take(xp.linalg.diagonal(self.H), np.tile(np.arange(n_in), n_out)),
         )
         allowed = structure.exchangeable(fit.support)
-        if structure.n_atoms == n_out * n_in:
+        everything = structure.support(np.arange(structure.n_atoms))
+        # atom i must be entry i: groups of one may be numbered in any order
+        if np.array_equal(everything.ids, np.arange(n_out * n_in)) and (
+            structure.n_atoms == n_out * n_in
+        ):
             return single_exchanges([model], ids, count, allowed)
 
         def blocks(table: np.ndarray[Any, Any]) -> Array:

@@ -1,6 +1,7 @@
 """Any smooth function of the user's own."""
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ class Smooth(BaseObjective):
     ) -> None:
         if not callable(function):
             raise TypeError(f"function must be callable, got {type(function).__name__}")
-        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.shape = (int(shape),) if isinstance(shape, Integral) else tuple(shape)
         self.function, self.gradient = function, gradient
         if like is None:
             like = np.zeros(0) if gradient is not None else _torch_zeros()

@@ -66,6 +66,8 @@ class LocalSearch(Solver[_State]):
         grown = grow(objective, structure, fit)
         if grown is not None:
             return _State(fit=grown)
+        if not structure.n_free(fit.support):
+            return _State(fit=fit, done=True)
         for support, likely in self._exchanges(objective, structure, fit):
             new = structure.refit(objective, support, fit, likely=likely)
             if new.value < fit.value - self.tol * abs(fit.value):

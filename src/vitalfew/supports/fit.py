@@ -1,7 +1,7 @@
 """A point of a span."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -36,6 +36,14 @@ class Point:
     intercept: Array | None = None
     status: Status | None = None
 
+    def detached(self) -> "Point":
+        """Return the point without its way back to the data: to keep or to pickle."""
+        return replace(self, compute_gradient=_lost)
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("support", "z", "value", "intercept", "status")
+        return {"compute_gradient": _lost} | {n: getattr(self, n) for n in names}
+
     @cached_property
     def gradient(self) -> Array:
         """Gradient of the objective, of the shape of `x`."""
@@ -45,3 +53,10 @@ class Point:
     def x(self) -> Array:
         """The point itself."""
         return self.support.embed(self.z)
+
+
+def _lost(fit: Point) -> Array:
+    raise AttributeError(
+        "this fit was stored without its data: refit its support on the objective to "
+        "get the gradient"
+    )

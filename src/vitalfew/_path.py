@@ -1,0 +1,361 @@
+"""Paths over the budget, and the choice of a budget."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitalfew._arrays import to_host
+from vitalfew._solve import solve
+from vitalfew._validation import check_rng
+from vitalfew.contracts import HasRows, Ints, Solver
+from vitalfew.exceptions import IncompatibleError, MissingDependencyError
+from vitalfew.solution import Solution, Status
+from vitalfew.solvers import LocalSearch
+
+CRITERIA = ("cv", "cv-1se", "bic", "ebic", "gic")
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """Solutions over the budget, with the score that chooses among them.
+
+    Attributes
+    ----------
+    budgets : list of float
+        Ascending.
+    solutions : list of Solution
+        One for each budget; the objective never rises along it.
+    scores : array of shape (n_budgets,) or None
+        What was minimised to choose: mean held-out loss or an information criterion.
+    spread : array of shape (n_budgets,) or None
+        Standard error of the scores over the folds.
+    fold_scores : array of shape (n_folds, n_budgets) or None
+        Held-out loss of each fold.
+    choose : str
+        How the budget was chosen.
+    best_index : int
+        Which one was chosen.
+    interrupted : bool
+        Whether Ctrl-C or a limit cut the path short; then the choice rests on what there
+        was.
+    """
+
+    budgets: list[float]
+    solutions: list[Solution] = field(repr=False)
+    scores: NDArray[np.float64] | None
+    spread: NDArray[np.float64] | None
+    fold_scores: NDArray[np.float64] | None = field(repr=False)
+    choose: str
+    best_index: int
+    interrupted: bool = False
+
+    @property
+    def best(self) -> Solution:
+        """The chosen solution."""
+        return self.solutions[self.best_index]
+
+    @property
+    def best_budget(self) -> float:
+        """The chosen budget."""
+        return self.budgets[self.best_index]
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the score, or the objective, against the budget.
+
+        Parameters
+        ----------
+        ax : matplotlib axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib axes
+            The axes drawn on.
+
+        Raises
+        ------
+        MissingDependencyError
+            If matplotlib is not installed.
+        """
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError as error:
+            raise MissingDependencyError(
+                "Path.plot needs matplotlib: pip install 'vitalfew[plot]'"
+            ) from error
+        if ax is None:
+            _, ax = plt.subplots()
+        scores = self.scores
+        if scores is None:
+            scores = np.array([s.value for s in self.solutions])
+        ax.errorbar(self.budgets, scores, yerr=self.spread, marker=".", capsize=2)
+        ax.axvline(self.best_budget, linestyle=":")
+        ax.set_xlabel("budget")
+        ax.set_ylabel("objective" if self.scores is None else self.choose)
+        return ax
+
+
+def path(
+    objective: Any,
+    structure: Any,
+    budgets: Iterable[float],
+    solver: Solver[Any] | None = None,
+    *,
+    choose: Any = "cv",
+    cv: Any = 5,
+    max_seconds: float | None = None,
+    callback: Callable[[int, int], Any] | None = None,
+    rng: Any = None,
+) -> Path:
+    """Solve for every budget and choose one.
+
+    Each budget starts from the answer of the one before, and without `solver` also
+    afresh; the better is kept. All share the objective's caches.
+
+    Parameters
+    ----------
+    objective : Objective
+        What to minimise; for cross-validation one over rows.
+    structure : Structure
+        Its budget is replaced by those of `budgets`.
+    budgets : iterable of numbers
+        Budgets to try, in any order.
+    solver : Solver, optional
+        As in `solve`.
+    choose : {"cv", "cv-1se", "bic", "ebic", "gic"}, objective or None, default="cv"
+        Cross-validated loss; the smallest budget within one standard error of its
+        least; an information criterion; the loss on another objective that holds
+        validation rows; or no choice (the largest budget).
+    cv : int, splitter or iterable of (train, test), default=5
+        Folds. An integer means shuffled folds, stratified for classes and events.
+    max_seconds : float, optional
+        Wall time after which what there is gets returned.
+    callback : callable, optional
+        Called with the number of solves done and their total.
+    rng : numpy.random.Generator, int or None
+        Shuffles the folds.
+
+    Returns
+    -------
+    Path
+        Solutions, scores and the choice.
+
+    Raises
+    ------
+    ValueError
+        If there are no budgets, or `choose` or `cv` cannot be used.
+    IncompatibleError
+        If the objective has no rows to cross-validate over.
+
+    Notes
+    -----
+    With k nonzeros of p, ``bic`` adds ``k log n`` to the deviance, ``ebic`` also
+    ``2 log C(p, k)``, ``gic`` ``k log p log log n`` instead.
+
+    References
+    ----------
+    .. [1] J. Chen, Z. Chen, "Extended Bayesian information criteria for model selection
+       with large model spaces", Biometrika, 2008 (gamma = 1).
+    .. [2] Y. Fan, C. Y. Tang, "Tuning parameter selection in high dimensional penalized
+       likelihood", JRSS B, 2013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vitalfew.objectives import LeastSquares
+    >>> from vitalfew.structures import Cardinality
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((80, 20))
+    >>> y = X[:, 3] - X[:, 7] + 0.1 * rng.standard_normal(80)
+    >>> path(LeastSquares(X, y), Cardinality(1), range(6), choose="ebic").best.support
+    array([3, 7])
+    """
+    wanted = sorted(set(budgets))
+    if not wanted:
+        raise ValueError("budgets must not be empty")
+    rng = check_rng(rng)
+    validation = isinstance(choose, HasRows)
+    if not (choose is None or validation or choose in CRITERIA):
+        raise ValueError(
+            f"choose must be one of {', '.join(CRITERIA)}, an objective that holds "
+            f"validation rows, or None, got {choose!r}"
+        )
+    if choose is not None and not isinstance(objective, HasRows):
+        raise IncompatibleError(
+            f"choosing a budget needs an objective over rows, and "
+            f"{type(objective).__name__} is none; pass choose=None"
+        )
+    by_folds = not validation and choose in ("cv", "cv-1se")
+    folds = _folds(cv, objective, rng) if by_folds else []
+    walk = _Walk(structure, wanted, solver, max_seconds, callback, 1 + len(folds))
+    solutions = walk.along(objective)
+    wanted = wanted[: len(solutions)]
+    scores = spread = per_fold = None
+    if by_folds:
+        per_fold = _held_out(walk, objective, folds, len(wanted))
+        if len(per_fold):
+            scores = per_fold.mean(axis=0)
+            spread = per_fold.std(axis=0, ddof=1 if len(per_fold) > 1 else 0)
+            spread = spread / math.sqrt(len(per_fold))
+    elif validation:
+        scores = np.array([choose.loss_at(s.x, s.intercept) for s in solutions])
+    elif choose is not None:
+        bound = structure.on(objective.shape)
+        scores = np.array([_criterion(choose, objective, bound, s) for s in solutions])
+    name = "validation" if validation else str(choose or "none")
+    index = _choice(name, scores, spread, len(solutions))
+    return Path(
+        budgets=[float(b) for b in wanted],
+        solutions=solutions,
+        scores=scores,
+        spread=spread,
+        fold_scores=per_fold,
+        choose=name,
+        best_index=index,
+        interrupted=walk.interrupted,
+    )
+
+
+class _Walk:
+    """Solving along the budgets, over all data and over folds, under common limits."""
+
+    def __init__(
+        self,
+        structure: Any,
+        budgets: Sequence[float],
+        solver: Solver[Any] | None,
+        max_seconds: float | None,
+        callback: Callable[[int, int], Any] | None,
+        n_walks: int,
+    ) -> None:
+        self.structure, self.budgets, self.solver = structure, budgets, solver
+        self.max_seconds, self.callback = max_seconds, callback
+        self.seconds, self.done, self.total = 0.0, 0, n_walks * len(budgets)
+        self.interrupted = False
+
+    def along(self, objective: Any) -> list[Solution]:
+        """Return a solution for each budget, or for the first ones if cut short."""
+        found: list[Solution] = []
+        bound = self.structure.on(objective.shape)
+        for budget in self.budgets:
+            last = found[-1] if found else None
+            if last is not None and last.status in (Status.FEWER, Status.SEPARATED):
+                found.append(last)  # a larger budget changes nothing
+            else:
+                new = self._solve(objective, bound.with_budget(budget), last)
+                if new is None:
+                    break
+                found.append(new)
+            self.done += 1
+            if self.callback is not None:
+                self.callback(self.done, self.total)
+            if self.interrupted:
+                break
+        return found
+
+    def _solve(self, objective: Any, at: Any, last: Solution | None) -> Solution | None:
+        """Solve from the last answer, and afresh; None if there is no time left."""
+        runs: list[tuple[Solver[Any] | None, Any]] = [(self.solver, last)]
+        if self.solver is None and last is not None:
+            runs = [(LocalSearch(), last), (None, None)]
+        best: Solution | None = None
+        for solver, start in runs:
+            left = None
+            if self.max_seconds is not None:
+                left = max(0.0, self.max_seconds - self.seconds)
+                if left == 0 and last is not None:
+                    self.interrupted = True
+                    return best
+            new = solve(objective, at, solver, start=start, max_seconds=left)
+            self.seconds += new.seconds
+            if new.status in (Status.INTERRUPTED, Status.MAX_SECONDS):
+                self.interrupted = True
+            if best is None or new.value < best.value:
+                best = new
+            if self.interrupted:
+                break
+        return best
+
+
+def _folds(cv: Any, objective: Any, rng: np.random.Generator) -> list[tuple[Ints, Ints]]:
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    n = objective.n_samples
+    strata = getattr(objective, "strata", None)
+    if isinstance(cv, (int, np.integer)):
+        if not 2 <= cv <= n:
+            raise ValueError(f"cv must lie between 2 and the {n} rows, got {cv}")
+        seed = int(rng.integers(2**31))
+        if strata is not None and np.unique(strata, return_counts=True)[1].min() >= cv:
+            splitter: Any = StratifiedKFold(cv, shuffle=True, random_state=seed)
+        else:
+            splitter = KFold(cv, shuffle=True, random_state=seed)
+        pairs = splitter.split(np.zeros(n), strata)
+    elif hasattr(cv, "split"):
+        pairs = cv.split(np.zeros(n), strata)
+    else:
+        pairs = cv
+    try:
+        folds = [(np.asarray(a), np.asarray(b)) for a, b in pairs]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"cv must be an integer, a splitter or pairs of (train, test) rows, got {cv!r}"
+        ) from error
+    if not folds:
+        raise ValueError("cv must give at least one split")
+    return folds
+
+
+def _held_out(
+    walk: _Walk, objective: Any, folds: list[tuple[Ints, Ints]], n_budgets: int
+) -> NDArray[np.float64]:
+    """Loss on the rows left out, (folds that were finished, n_budgets)."""
+    scores = []
+    for train, test in folds:
+        if walk.interrupted:
+            break
+        solutions = walk.along(objective.rows(train))
+        if len(solutions) >= n_budgets:
+            held = objective.rows(test)
+            scores.append(
+                [held.loss_at(s.x, s.intercept) for s in solutions[:n_budgets]]
+            )
+    return np.array(scores)
+
+
+def _criterion(name: str, objective: Any, structure: Any, solution: Solution) -> float:
+    """Information criterion of one solution; see the notes of `path`."""
+    n, atoms = objective.n_samples, len(solution.support)
+    free = int(np.count_nonzero(to_host(solution.x)))
+    free *= getattr(objective, "free_share", 1.0)
+    deviance: float = objective.deviance(solution.x, solution.intercept)
+    if name == "gic":
+        rate = math.log(max(structure.n_atoms, 2)) * math.log(max(math.log(n), 1.0))
+        return deviance + free * rate
+    score = deviance + free * math.log(n)
+    if name == "ebic":
+        score += 2 * _log_choose(structure.n_atoms, atoms)
+    return score
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+def _choice(
+    name: str,
+    scores: NDArray[np.float64] | None,
+    spread: NDArray[np.float64] | None,
+    count: int,
+) -> int:
+    if scores is None or not np.isfinite(scores).any():
+        return count - 1
+    usable = np.where(np.isfinite(scores), scores, np.inf)
+    index = int(np.argmin(usable))
+    if name == "cv-1se" and spread is not None:
+        index = int(np.flatnonzero(usable <= usable[index] + spread[index])[0])
+    return index

@@ -1,0 +1,147 @@
+"""Choosing columns as a step of a pipeline."""
+
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.feature_selection import SelectorMixin
+from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from vitalfew.contracts import Array
+from vitalfew.estimators.classifier import SparseClassifier
+from vitalfew.estimators.regressor import SparseRegressor
+
+TASKS = ("auto", "regression", "classification")
+
+
+class SparseSelector(SelectorMixin, BaseEstimator):
+    """Keep the columns that a sparse linear model chooses.
+
+    A transformer for pipelines: fits `SparseRegressor` or `SparseClassifier` and passes
+    on the columns it uses.
+
+    Parameters
+    ----------
+    n_nonzero : int or "auto", default="auto"
+        How many columns (or groups) to keep, from 0 to their number.
+    task : {"auto", "regression", "classification"}, default="auto"
+        Whether y holds numbers or classes; automatically what scikit-learn takes y for.
+    groups : integer array of shape (n_features,), optional
+        Group of each column, numbered from 0; a group is kept whole or not at all.
+    solver : Solver, optional
+        One of `vitalfew.solvers`; a good one by default.
+    criterion : {"cv", "cv-1se", "bic", "ebic", "gic"}, default="cv"
+        What chooses an automatic `n_nonzero`; see `vitalfew.path`.
+    cv : int, splitter or iterable, default=5
+        Folds.
+    l2 : float or "auto", default="auto"
+        Ridge on the scaled columns; automatically 0 for numbers and 1e-3 for classes.
+    standardize : bool, default=True
+        Bring columns to unit standard deviation before choosing.
+    random_state : int, Generator or None
+        Shuffles the folds.
+
+    Attributes
+    ----------
+    estimator_ : SparseRegressor or SparseClassifier
+        The model that chose.
+    support_ : integer array
+        Numbers of the columns kept, ascending; at least one, even where the model
+        does best without any.
+    n_features_in_ : int
+        Number of columns seen in `fit`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> SparseSelector(3).fit_transform(X, y).shape
+    (442, 3)
+    """
+
+    def __init__(
+        self,
+        n_nonzero: Any = "auto",
+        *,
+        task: str = "auto",
+        groups: Any = None,
+        solver: Any = None,
+        criterion: str = "cv",
+        cv: Any = 5,
+        l2: Any = "auto",
+        standardize: bool = True,
+        random_state: Any = None,
+    ) -> None:
+        self.n_nonzero = n_nonzero
+        self.task = task
+        self.groups = groups
+        self.solver = solver
+        self.criterion = criterion
+        self.cv = cv
+        self.l2 = l2
+        self.standardize = standardize
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Choose the columns.
+
+        Parameters
+        ----------
+        X : array, data frame or sparse matrix of shape (n_samples, n_features)
+            Data.
+        y : array of shape (n_samples,)
+            Numbers or classes.
+        sample_weight : array of shape (n_samples,), optional
+            Weights.
+
+        Returns
+        -------
+        self
+            The fitted selector.
+        """
+        if self.task not in TASKS:
+            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse=("csr", "csc"),
+            dtype=(np.float64, np.float32),
+            multi_output=True,
+            ensure_min_samples=2,
+        )
+        task = self.task
+        if task == "auto":
+            kind = type_of_target(y)
+            task = "regression" if kind.startswith("continuous") else "classification"
+        chooser = SparseRegressor if task == "regression" else SparseClassifier
+        self.estimator_ = chooser(
+            self.n_nonzero,
+            groups=self.groups,
+            solver=self.solver,
+            criterion=self.criterion,
+            cv=self.cv,
+            l2=self.l2,
+            standardize=self.standardize,
+            random_state=self.random_state,
+        ).fit(X, y, sample_weight)
+        self.support_ = self.estimator_.support_
+        if not len(self.support_):
+            # the model does best without any column; a pipeline needs at least one
+            solutions = self.estimator_.path_.solutions
+            some = (s.x.reshape(len(s.x), -1).any(axis=1).nonzero()[0] for s in solutions)
+            self.support_ = next((s for s in some if len(s)), np.arange(1))
+        return self
+
+    def _get_support_mask(self) -> Array:
+        check_is_fitted(self, "support_")
+        mask = np.zeros(self.n_features_in_, bool)
+        mask[self.support_] = True
+        return mask
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.target_tags.required = True
+        return tags

@@ -1,0 +1,27 @@
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from vitalfew.estimators import (
+    SparseClassifier,
+    SparseCox,
+    SparseRegressor,
+    SparseSelector,
+)
+
+
+@parametrize_with_checks(
+    [
+        SparseRegressor(),
+        SparseRegressor(1),
+        SparseRegressor(loss="huber"),
+        SparseRegressor(loss="poisson"),
+        SparseRegressor(criterion="ebic"),
+        SparseClassifier(),
+        SparseClassifier(criterion="bic"),
+        SparseCox(),
+        SparseCox(1),
+        SparseSelector(),
+        SparseSelector(1),
+    ]
+)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
