@@ -56,9 +56,11 @@ def as_array(values: Any, like: Array) -> Array:
     if is_array_api_obj(values) and namespace(values) is xp:
         if is_numpy_array(values):
             return np.asarray(values, dtype=like.dtype)
-        return xp.astype(values, like.dtype, copy=False).to(like.device) if (
-            is_torch_array(values)
-        ) else xp.astype(values, like.dtype, copy=False)
+        return (
+            xp.astype(values, like.dtype, copy=False).to(like.device)
+            if (is_torch_array(values))
+            else xp.astype(values, like.dtype, copy=False)
+        )
     if is_array_api_obj(values):
         values = to_host(values)
     return xp.asarray(np.asarray(values), dtype=like.dtype, device=like.device)
@@ -209,7 +211,9 @@ def solve_posdef(G: Array, b: Array) -> Array:
         return xp.full_like(b, float("nan"))
     values, vectors = xp.linalg.eigh(S)
     kept = values > k * 10 * eps
-    inverse = xp.where(kept, 1 / xp.where(kept, values, xp.ones_like(values)), 0 * values)
+    inverse = xp.where(
+        kept, 1 / xp.where(kept, values, xp.ones_like(values)), 0 * values
+    )
     turned = vectors.T @ t
     z = vectors @ (turned * (inverse if b.ndim == 1 else inverse[:, None]))
     return z * (scale if b.ndim == 1 else scale[:, None])

@@ -9,19 +9,21 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vitalfew._arrays import as_array, is_array_api_obj, to_host
+from vitalfew._arrays import as_array, is_array_api_obj, to_host, zeros
 from vitalfew.contracts import Fit
 
 
+HASHED = ("y", "weight", "event", "labels", "costs", "weights", "B", "H")
+
+
 def fingerprint(objective: Any, structure: Any, solvers: Any) -> str:
-    """Return a hash of what is solved: classes, settings, shapes and targets."""
+    """Return a hash of what is solved: classes, settings, shapes, targets, weights."""
     digest = hashlib.sha256()
     for part in (objective, structure, *solvers):
         digest.update(type(part).__name__.encode())
@@ -31,7 +33,7 @@ def fingerprint(objective: Any, structure: Any, solvers: Any) -> str:
             value = vars(owner)[name]
             if name.startswith("_") or callable(value):
                 continue
-            if is_array_api_obj(value) and name in ("y", "labels", "B", "costs", "event"):
+            if is_array_api_obj(value) and name in HASHED:
                 digest.update(np.ascontiguousarray(to_host(value)).tobytes())
             elif isinstance(value, (int, float, str, tuple)):
                 digest.update(f"{name}={value!r}".encode())
@@ -68,7 +70,7 @@ def load(path: Path, mark: str) -> tuple[dict[str, Any], Any]:
             arrays = {name: file[name] for name in file.files}
         tree = json.loads(arrays.pop("tree").tobytes().decode())
         stored, extra, state = tree["fingerprint"], tree["extra"], tree["state"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as e:
+    except Exception as e:  # zip, zlib and JSON each fail in their own ways
         raise ValueError(
             f"checkpoint {str(path)!r} cannot be read ({type(e).__name__}); "
             "remove it to start afresh"
@@ -80,10 +82,7 @@ def load(path: Path, mark: str) -> tuple[dict[str, Any], Any]:
         )
 
     def rebuild(template: Any, objective: Any, structure: Any) -> Any:
-        try:
-            return _unpack(state, template, arrays, objective, structure)
-        except (KeyError, TypeError, IndexError) as e:
-            raise ValueError(f"checkpoint {str(path)!r} is damaged; remove it") from e
+        return _unpack(state, template, arrays, objective, structure)
 
     return extra, rebuild
 
@@ -108,37 +107,51 @@ def _pack(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
         return {"fit": [stored(value.support.atoms), stored(value.z)]}
     if is_dataclass(value):
         return {
-            "record": {f.name: _pack(getattr(value, f.name), arrays) for f in fields(value)}
+            "record": {
+                f.name: _pack(getattr(value, f.name), arrays) for f in fields(value)
+            }
         }
     raise TypeError(f"a solver's state cannot hold a {type(value).__name__}")
 
 
 def _unpack(tree: Any, like: Any, arrays: Any, objective: Any, structure: Any) -> Any:
+    """Rebuild a value; `like` is one of the same kind, or None where it may be any."""
+
+    def again(tree: Any, like: Any) -> Any:
+        return _unpack(tree, like, arrays, objective, structure)
+
     if not isinstance(tree, dict):
+        numbers = isinstance(tree, (int, float)) and isinstance(like, (int, float))
+        if not (
+            like is None or tree is None or numbers or isinstance(tree, type(like))
+        ):
+            raise TypeError(f"expected {type(like).__name__}")
         return tree
     ((kind, held),) = tree.items()
     if kind == "float":
         return float.fromhex(held)
     if kind == "tuple":
-        return tuple(
-            _unpack(v, None, arrays, objective, structure) for v in held
-        )
+        known = like if isinstance(like, tuple) and len(like) == len(held) else None
+        return tuple(map(again, held, known or [None] * len(held)))
     if kind == "array":
         return as_array(arrays[held], objective.like)
     if kind == "fit":
         return _fit(arrays[held[0]], arrays[held[1]], objective, structure)
-    values = {
-        name: _unpack(v, getattr(like, name), arrays, objective, structure)
-        for name, v in held.items()
-    }
+    if kind != "record" or set(held) != {f.name for f in fields(like)}:
+        raise KeyError(kind)
+    values = {name: again(v, getattr(like, name)) for name, v in held.items()}
     return type(like)(**values)
 
 
 def _fit(atoms: Any, z: Any, objective: Any, structure: Any) -> Fit:
-    if len(atoms) and not 0 <= atoms.min() <= atoms.max() < structure.n_atoms:
-        raise KeyError("atoms")
-    support = structure.support(atoms)
-    if len(z) != len(support.ids):
+    support: Any = Whole(tuple(objective.shape))  # where penalised runs live
+    if hasattr(structure, "support"):
+        inside = np.isin(atoms, np.arange(structure.n_atoms))
+        if atoms.ndim != 1 or len(np.unique(atoms)) != len(atoms) or not inside.all():
+            raise KeyError("atoms")
+        support = structure.support(atoms)
+    z = as_array(z, objective.like)
+    if z.shape != support.restrict(zeros(objective.shape, z)).shape:
         raise KeyError("z")
-    fit: Fit = objective.at(support, as_array(z, objective.like))
+    fit: Fit = objective.at(support, z)
     return fit

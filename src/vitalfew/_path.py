@@ -40,8 +40,8 @@ class Path:
     best_index : int
         Which one was chosen.
     interrupted : bool
-        Whether Ctrl-C or a limit cut the path short; then the choice rests on what there
-        was.
+        Whether Ctrl-C or a limit cut the path short; the choice then rests on what
+        there was.
     """
 
     budgets: list[float]
@@ -281,7 +281,9 @@ class _Walk:
         return best
 
 
-def _folds(cv: Any, objective: Any, rng: np.random.Generator) -> list[tuple[Ints, Ints]]:
+def _folds(
+    cv: Any, objective: Any, rng: np.random.Generator
+) -> list[tuple[Ints, Ints]]:
     from sklearn.model_selection import KFold, StratifiedKFold
 
     n = objective.n_samples
@@ -303,7 +305,8 @@ def _folds(cv: Any, objective: Any, rng: np.random.Generator) -> list[tuple[Ints
         folds = [(np.asarray(a), np.asarray(b)) for a, b in pairs]
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"cv must be an integer, a splitter or pairs of (train, test) rows, got {cv!r}"
+            "cv must be an integer, a splitter or pairs of (train, test) rows, "
+            f"got {cv!r}"
         ) from error
     if not folds:
         raise ValueError("cv must give at least one split")
@@ -330,8 +333,8 @@ def _held_out(
 def _criterion(name: str, objective: Any, structure: Any, solution: Solution) -> float:
     """Information criterion of one solution; see the notes of `path`."""
     n, atoms = objective.n_samples, len(solution.support)
-    free = int(np.count_nonzero(to_host(solution.x)))
-    free *= getattr(objective, "free_share", 1.0)
+    used = int(np.count_nonzero(to_host(solution.x)))
+    free = used * getattr(objective, "free_share", 1.0)
     deviance: float = objective.deviance(solution.x, solution.intercept)
     if name == "gic":
         rate = math.log(max(structure.n_atoms, 2)) * math.log(max(math.log(n), 1.0))

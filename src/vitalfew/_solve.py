@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vitalfew import _checkpoint, solvers
-from vitalfew._arrays import zeros
+from vitalfew._arrays import to_host, zeros
 from vitalfew._validation import check_rng
 from vitalfew.contracts import Fit, Objective, Penalty, Solver, Structure
 from vitalfew.exceptions import IncompatibleError
@@ -114,7 +114,8 @@ def solve(
     run = _Run(
         objective, structure, stages, max_iter, max_seconds, callback, checkpoint, rng
     )
-    return run.to_the_end(run.begin(start))
+    run.begin(start)
+    return run.to_the_end()
 
 
 def _is_penalty(structure: Any) -> bool:
@@ -192,92 +193,103 @@ class _Run:
         self.history: list[float] = []
         self.best: Fit | None = None
         self.best_value = math.inf
+        self.state: Any = None
 
     # -- the start ---------------------------------------------------------------------
 
-    def begin(self, start: Any) -> Any:
-        """Return the first state: from the checkpoint, the start given, or nothing."""
+    def begin(self, start: Any) -> None:
+        """Make the first state: from the checkpoint, the start given, or nothing."""
         if self.checkpoint is not None:
             self.mark = _checkpoint.fingerprint(
                 self.objective, self.structure, self.stages
             )
             if self.checkpoint.exists():
-                return self._resumed()
+                self._resume()
+                return
             if not self.checkpoint.parent.is_dir():
                 raise ValueError(
                     f"checkpoint must lie in an existing folder, got {self.checkpoint}"
                 )
         fit = self._start_fit(start)
-        state = self.stages[0].init(self.objective, self.structure, fit, self.rng)
-        self._note(self.stages[0].point(state))
+        self.state = self.stages[0].init(self.objective, self.structure, fit, self.rng)
+        self._note(self.stages[0].point(self.state))
         if not math.isfinite(self.history[0]):
             raise ValueError(
                 f"the objective must be finite at the start, got {self.history[0]}"
             )
-        return state
 
     def _start_fit(self, start: Any) -> Fit:
         fit = getattr(start, "fit", start)
+        if fit is not None:
+            self._check_start(fit, start)
         if self.penalised:
             span = Whole(self.objective.shape)
             x = zeros(self.objective.shape, self.objective.like)
-            return self.objective.at(span, span.restrict(x if fit is None else fit.x))
+            z = span.restrict(x if fit is None else fit.x)
+            at_start: Fit = self.objective.at(span, z)
+            return at_start
         if fit is None:
             support = self.structure.empty(self.objective.like)
-            return self.structure.refit(self.objective, support, None)
+            return self._refit(support, None)
+        support = self.structure.largest(fit.x)
+        return self._refit(support, fit)
+
+    def _refit(self, support: Any, start: Fit | None) -> Fit:
+        fit: Fit = self.structure.refit(self.objective, support, start)
+        return fit
+
+    def _check_start(self, fit: Any, start: Any) -> None:
         if not hasattr(fit, "support") or not hasattr(fit, "z"):
             raise ValueError(
-                f"start must be a Fit, a Solution or a Solver, got {type(start).__name__}"
+                "start must be a Fit, a Solution or a Solver, "
+                f"got {type(start).__name__}"
             )
         if getattr(fit.support, "shape", None) != tuple(self.objective.shape):
             raise ValueError(
                 f"start must have the objective's shape {tuple(self.objective.shape)}, "
                 f"got {getattr(fit.support, 'shape', None)}"
             )
-        support = self.structure.largest(fit.x)
-        return self.structure.refit(self.objective, support, fit)
 
     # -- the loop ----------------------------------------------------------------------
 
-    def to_the_end(self, state: Any) -> Solution:
+    def to_the_end(self) -> Solution:
         """Run all stages and return the best point, refitted."""
         try:
-            status = Status.CONVERGED
             while True:
-                status, state = self._one_stage(self.stages[self.stage], state)
+                status = self._one_stage(self.stages[self.stage])
                 last = self.stage + 1 == len(self.stages)
                 if last or status is not Status.CONVERGED or self.best is None:
                     break
-                self.stage += 1
-                solver = self.stages[self.stage]
+                solver = self.stages[self.stage + 1]
                 state = solver.init(self.objective, self.structure, self.best, self.rng)
+                self.state, self.stage = state, self.stage + 1
         except KeyboardInterrupt:
             status = Status.INTERRUPTED
-        self._store(state)
+        self._store()
         return self._answer(status)
 
-    def _one_stage(self, solver: Solver[Any], state: Any) -> tuple[Status, Any]:
+    def _one_stage(self, solver: Solver[Any]) -> Status:
         while True:
-            point = solver.point(state)
-            if point.status is Status.SEPARATED:
-                return Status.SEPARATED, state
-            if solver.converged(state):
-                return Status.CONVERGED, state
+            if solver.point(self.state).status is Status.SEPARATED:
+                return Status.SEPARATED
+            if solver.converged(self.state):
+                return Status.CONVERGED
             if self.n_iter >= self.max_iter:
-                return Status.MAX_ITER, state
+                return Status.MAX_ITER
             now = time.perf_counter()
             if self.max_seconds is not None and now - self.begun >= self.max_seconds:
-                return Status.MAX_SECONDS, state
+                return Status.MAX_SECONDS
             if now - self.stored >= SECONDS_BETWEEN_CHECKPOINTS:
-                self._store(state)
-            new = solver.step(self.objective, self.structure, state)
+                self._store()
+            new = solver.step(self.objective, self.structure, self.state)
             point = solver.point(new)
             if not math.isfinite(point.value):
-                return Status.NOT_FINITE, state
-            state, self.n_iter = new, self.n_iter + 1
+                return Status.NOT_FINITE
+            # kept here, so that an interrupted run stores what it has reached
+            self.state, self.n_iter = new, self.n_iter + 1
             self._note(point)
             if self.callback is not None and self.callback(self.n_iter, point) is True:
-                return Status.STOPPED, state
+                return Status.STOPPED
 
     def _total(self, fit: Fit) -> float:
         if not self.penalised:
@@ -287,9 +299,11 @@ class _Run:
     def _note(self, fit: Fit) -> None:
         value = self._total(fit)
         self.history.append(value)
-        allowed = self.penalised or self.structure.allows(fit.support)
-        if allowed and (self.best is None or value < self.best_value):
+        if self._allowed(fit) and (self.best is None or value < self.best_value):
             self.best, self.best_value = fit, value
+
+    def _allowed(self, fit: Fit) -> bool:
+        return self.penalised or self.structure.allows(fit.support)
 
     # -- the end -----------------------------------------------------------------------
 
@@ -299,13 +313,13 @@ class _Run:
             fit = self._start_fit(None)
         if self.penalised:
             x = fit.x
-            ids = np.flatnonzero(np.asarray(_host(x)).ravel())
+            ids = np.flatnonzero(to_host(x).ravel())
             ones = np.ones(len(ids), np.int64)
             support = Coordinates(ids, ids, ones, tuple(objective.shape))
             fit = objective.at(support, support.restrict(x))
             value = self._total(fit)
         else:
-            refitted = structure.refit(objective, fit.support, fit)
+            refitted = self._refit(fit.support, fit)
             fit = refitted if refitted.value <= fit.value else fit
             value = fit.value
             if fit.status is Status.SEPARATED:
@@ -326,7 +340,7 @@ class _Run:
 
     # -- checkpoints -------------------------------------------------------------------
 
-    def _store(self, state: Any) -> None:
+    def _store(self) -> None:
         self.stored = time.perf_counter()
         if self.checkpoint is None:
             return
@@ -334,35 +348,32 @@ class _Run:
             "stage": self.stage,
             "n_iter": self.n_iter,
             "history": [float(v).hex() for v in self.history],
-            "rng": json.dumps(self.rng.bit_generator.state),
+            # some generators keep arrays in their state
+            "rng": json.dumps(self.rng.bit_generator.state, default=np.ndarray.tolist),
         }
-        _checkpoint.save(self.checkpoint, self.mark, (state, self.best), extra)
+        _checkpoint.save(self.checkpoint, self.mark, (self.state, self.best), extra)
 
-    def _resumed(self) -> Any:
+    def _resume(self) -> None:
         assert self.checkpoint is not None
         extra, rebuild = _checkpoint.load(self.checkpoint, self.mark)
+        begun = self._start_fit(None)
         try:
             self.stage, self.n_iter = int(extra["stage"]), int(extra["n_iter"])
             self.history = [float.fromhex(v) for v in extra["history"]]
-            self.rng.bit_generator.state = json.loads(extra["rng"])
             solver = self.stages[self.stage]
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            template = solver.init(self.objective, self.structure, begun, self.rng)
+            self.rng.bit_generator.state = json.loads(extra["rng"])
+            known = (template, begun)
+            self.state, best = rebuild(known, self.objective, self.structure)
+            if best is not None and not self._allowed(best):
+                raise ValueError("the point is not feasible")
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise ValueError(
-                f"checkpoint {str(self.checkpoint)!r} is damaged; remove it"
+                f"checkpoint {str(self.checkpoint)!r} is damaged; remove it to start "
+                "afresh"
             ) from error
-        template = solver.init(
-            self.objective, self.structure, self._start_fit(None), self.rng
-        )
-        state, self.best = rebuild((template, None), self.objective, self.structure)
-        if self.best is not None:
-            self.best_value = self._total(self.best)
-        return state
-
-
-def _host(x: Any) -> Any:
-    from vitalfew._arrays import to_host
-
-    return to_host(x)
+        if best is not None:
+            self.best, self.best_value = best, self._total(best)
 
 
 def describe(solver: Solver[Any]) -> str:

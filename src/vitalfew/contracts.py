@@ -170,6 +170,9 @@ class Structure(Protocol):
     def with_budget(self, budget: float) -> Self:
         """Return this structure with another budget."""
 
+    def widened(self, factor: float) -> Self:
+        """Return this structure with `factor` budgets, as far as there are atoms."""
+
     def empty(self, like: Array) -> Any:
         """Return the support to start from: the atoms that are always kept."""
 

@@ -92,7 +92,7 @@ def write_atomically(path: Path, text: str) -> None:
     Raises
     ------
     OSError
-        If it cannot be written; nothing is left behind then, and what stood there stays.
+        If it cannot be written; nothing is left behind, and what stood there stays.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -14,7 +14,7 @@ if os.environ.get("VITALFEW_NATIVE") == "0":
     from vitalfew._native._twins import best_group_exchanges, best_single_exchanges
 else:
     try:
-        from vitalfew._native._core import (  # type: ignore[no-redef]
+        from vitalfew._native._core import (
             best_group_exchanges,
             best_single_exchanges,
         )

@@ -68,10 +68,11 @@ class Dense(Design):
         total = _arrays.zeros(p, self.like)
         height = max(1, CHUNK // max(p, 1))
         for start in range(0, n, height):
-            part = self.X[start : start + height, :]
+            strip = slice(start, min(start + height, n))
+            part = self.X[strip, :]
             if center is not None:
                 part = part - center[None, :]
-            total += w[start : start + height] @ (part * part)
+            total += w[strip] @ (part * part)
         return total
 
     def block_grams(self, table: Ints, w: Array, center: Array | None = None) -> Array:

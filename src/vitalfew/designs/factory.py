@@ -32,8 +32,9 @@ def as_design(X: Any) -> Design:
     if isinstance(X, Design):
         return X
     if scipy.sparse.issparse(X):
-        _check_shape(X.shape)
-        return Sparse(X.astype(_float_type(X.dtype), copy=False))
+        given: Any = X
+        _check_shape(given.shape)
+        return Sparse(given.astype(_float_type(given.dtype), copy=False))
     if not is_array_api_obj(X):
         X = np.asarray(X)
     if X.ndim != 2:
@@ -42,11 +43,15 @@ def as_design(X: Any) -> Design:
             f"{tuple(X.shape)}; reshape a single feature with X.reshape(-1, 1)"
         )
     _check_shape(X.shape)
+    if np.ma.is_masked(X):
+        raise ValueError("X must not hold masked values; impute or drop them first")
     if is_numpy_array(X):
         return Dense(np.asarray(X, dtype=_float_type(X.dtype)))
     xp = namespace(X)
     if xp.isdtype(X.dtype, ("bool", "integral")):
         X = xp.astype(X, xp.float64)
+    elif not xp.isdtype(X.dtype, "real floating"):
+        raise ValueError(f"X must hold real numbers, got dtype {X.dtype}")
     elif X.dtype not in (xp.float32, xp.float64):
         X = xp.astype(X, xp.float32)
     return Dense(X)

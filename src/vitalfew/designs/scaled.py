@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from vitalfew._arrays import take, to_host
+from vitalfew._arrays import namespace, take
 from vitalfew.contracts import Array, Ints
 from vitalfew.designs._base import Design
 
@@ -43,11 +43,8 @@ class Scaled(Design):
         raw = squares if center is None else squares + center * center
         # a constant column has a variance of rounding noise only
         real = squares > 1e-10 * raw
-        scale = squares**0.5
-        host = to_host(real)
-        if not host.all():
-            scale = scale * real + (1 - real * 1)
-        return cls(design, scale)
+        xp = namespace(squares)
+        return cls(design, xp.where(real, squares, xp.ones_like(squares)) ** 0.5)
 
     @property
     def prefetch(self) -> int:  # type: ignore[override]
@@ -100,6 +97,5 @@ class Scaled(Design):
     def block_grams(self, table: Ints, w: Array, center: Array | None = None) -> Array:
         """Return products within groups of columns: (N, m, m) for a (N, m) table."""
         B = self.design.block_grams(table, w, self._raw(center))
-        s = take(self.scale, table.ravel())
-        s = s.reshape(table.shape)
+        s = namespace(B).reshape(take(self.scale, table.ravel()), table.shape)
         return B / s[:, :, None] / s[:, None, :]

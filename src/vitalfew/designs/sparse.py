@@ -20,6 +20,9 @@ class Sparse(Design):
 
     def __init__(self, X: Any) -> None:
         self.csr = scipy.sparse.csr_array(X)
+        if not self.csr.has_canonical_format:  # entries given twice stand for their sum
+            X = self.csr = self.csr.copy()
+            X.sum_duplicates()
         self.csc = scipy.sparse.csc_array(X)
         self.shape, self.like = self.csr.shape, np.zeros(0, self.csr.dtype)
 

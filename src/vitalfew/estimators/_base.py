@@ -95,8 +95,10 @@ class SparseEstimator(BaseEstimator):
             budgets = [k for k in GRID if k < most] + [most]
             choose = self.criterion
         else:
-            what = "the number of groups" if self.groups is not None else (
-                "the number of columns"
+            what = (
+                "the number of groups"
+                if self.groups is not None
+                else ("the number of columns")
             )
             budgets = [check_count("n_nonzero", self.n_nonzero, 0, n_atoms, what)]
         return path(

@@ -19,8 +19,8 @@ from vitalfew.objectives import Logistic, Multinomial
 class SparseClassifier(ClassifierMixin, SparseEstimator):
     """Logistic or multinomial regression on at most `n_nonzero` columns.
 
-    Parameters are those of `SparseRegressor`, without `loss` and `delta`. With more than
-    two classes a column is used for all classes or for none.
+    Parameters are those of `SparseRegressor`, without `loss` and `delta`. With
+    more than two classes a column is used for all classes or for none.
 
     Parameters
     ----------

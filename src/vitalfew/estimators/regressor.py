@@ -23,7 +23,8 @@ class SparseRegressor(RegressorMixin, MultiOutputMixin, SparseEstimator):
 
     Columns are brought to one scale, the budget is solved by `vitalfew.solve`, and with
     ``n_nonzero="auto"`` it is chosen by cross-validation or a criterion. The
-    coefficients are refitted on the chosen columns, so nothing is shrunk unless `l2` is.
+    coefficients are refitted on the chosen columns, so nothing is shrunk unless `l2`
+    is positive.
 
     Parameters
     ----------
@@ -146,9 +147,8 @@ class SparseRegressor(RegressorMixin, MultiOutputMixin, SparseEstimator):
         self.coef_ = x.T
         b = found.best.intercept
         shape = np.shape(y)[1:]
-        self.intercept_ = np.zeros(shape) if b is None else np.asarray(b)
-        if not shape:
-            self.intercept_ = float(self.intercept_)
+        intercept = np.zeros(shape) if b is None else np.asarray(b)
+        self.intercept_ = intercept if shape else float(intercept)
         self._stop_if_interrupted()
         return self
 

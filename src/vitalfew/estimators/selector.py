@@ -5,13 +5,13 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.feature_selection import SelectorMixin
-from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from vitalfew.contracts import Array
 from vitalfew.estimators.classifier import SparseClassifier
 from vitalfew.estimators.regressor import SparseRegressor
 
+MOST_CLASSES = 20  # different whole numbers that are still taken for classes
 TASKS = ("auto", "regression", "classification")
 
 
@@ -26,7 +26,8 @@ class SparseSelector(SelectorMixin, BaseEstimator):
     n_nonzero : int or "auto", default="auto"
         How many columns (or groups) to keep, from 0 to their number.
     task : {"auto", "regression", "classification"}, default="auto"
-        Whether y holds numbers or classes; automatically what scikit-learn takes y for.
+        Whether y holds numbers or classes; automatically numbers if it has fractions,
+        several columns or more than 20 different numbers.
     groups : integer array of shape (n_features,), optional
         Group of each column, numbered from 0; a group is kept whole or not at all.
     solver : Solver, optional
@@ -101,7 +102,9 @@ class SparseSelector(SelectorMixin, BaseEstimator):
             The fitted selector.
         """
         if self.task not in TASKS:
-            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
+            raise ValueError(
+                f"task must be one of {', '.join(TASKS)}, got {self.task!r}"
+            )
         X, y = validate_data(
             self,
             X,
@@ -111,11 +114,8 @@ class SparseSelector(SelectorMixin, BaseEstimator):
             multi_output=True,
             ensure_min_samples=2,
         )
-        task = self.task
-        if task == "auto":
-            kind = type_of_target(y)
-            task = "regression" if kind.startswith("continuous") else "classification"
-        chooser = SparseRegressor if task == "regression" else SparseClassifier
+        numbers = self.task == "regression" or (self.task == "auto" and _numeric(y))
+        chooser = SparseRegressor if numbers else SparseClassifier
         self.estimator_ = chooser(
             self.n_nonzero,
             groups=self.groups,
@@ -130,7 +130,9 @@ class SparseSelector(SelectorMixin, BaseEstimator):
         if not len(self.support_):
             # the model does best without any column; a pipeline needs at least one
             solutions = self.estimator_.path_.solutions
-            some = (s.x.reshape(len(s.x), -1).any(axis=1).nonzero()[0] for s in solutions)
+            some = (
+                s.x.reshape(len(s.x), -1).any(axis=1).nonzero()[0] for s in solutions
+            )
             self.support_ = next((s for s in some if len(s)), np.arange(1))
         return self
 
@@ -145,3 +147,12 @@ class SparseSelector(SelectorMixin, BaseEstimator):
         tags.input_tags.sparse = True
         tags.target_tags.required = True
         return tags
+
+
+def _numeric(y: Array) -> bool:
+    """Whether a target holds numbers rather than classes."""
+    y = np.asarray(y)
+    if y.dtype.kind not in "iuf":
+        return False
+    values = np.unique(y)
+    return y.ndim > 1 or len(values) > MOST_CLASSES or bool(np.any(values % 1))

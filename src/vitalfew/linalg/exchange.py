@@ -45,8 +45,10 @@ class _OnHost(NamedTuple):
         if len(G64):
             diagonal = np.diagonal(G64)
             G64 = G64 + np.diag(1e-12 * diagonal + np.where(diagonal > 0, 0, 1.0))
-        P = np.linalg.pinv(G64, hermitian=True, rcond=1e-13) if _flat(G64) else (
-            np.linalg.inv(G64)
+        P = (
+            np.linalg.pinv(G64, hermitian=True, rcond=1e-13)
+            if _flat(G64)
+            else (np.linalg.inv(G64))
         )
         return cls(C, P.astype(C.dtype), z, gradient, curvature)
 
@@ -98,8 +100,12 @@ def single_exchanges(
             continue
         total = sum(
             single_gains(
-                h.C[:, part], h.P @ h.C[:, part], h.z, np.diagonal(h.P),
-                h.gradient[part], h.curvature[part],
+                h.C[:, part],
+                h.P @ h.C[:, part],
+                h.z,
+                np.diagonal(h.P),
+                h.gradient[part],
+                h.curvature[part],
             )
             for h in hosts
         )

@@ -2,9 +2,9 @@
 
 A data objective is a weighted mean of losses plus ``l2/2 |x|^2``; an intercept is
 minimised out and never part of `x`. To add a loss of one predictor, subclass
-`PointwiseGLM` (the loss of each row and two derivatives); to add anything else, subclass
-`BaseObjective` (`shape`, `like`, `value_and_gradient`). Export it here: contract tests
-find it through `__all__`.
+`PointwiseGLM` (the loss of each row and two derivatives); to add anything else,
+subclass `BaseObjective` (`shape`, `like`, `value_and_gradient`). Export it here:
+contract tests find it through `__all__`.
 """
 
 from vitalfew.objectives._base import BaseObjective

@@ -50,6 +50,11 @@ class BaseObjective(ABC):
                 host,
                 jac=True,
                 method="L-BFGS-B",
-                options={"ftol": 4 * eps, "gtol": eps**0.6, "maxiter": 2000, "maxcor": 20},
+                options={
+                    "ftol": 4 * eps,
+                    "gtol": eps**0.6,
+                    "maxiter": 2000,
+                    "maxcor": 20,
+                },
             ).x
         return self.at(span, as_array(host, self.like))

@@ -48,8 +48,13 @@ class DataObjective(BaseObjective):
         self.fit_intercept = bool(fit_intercept)
         n = self.design.shape[0]
         given = y if is_array_api_obj(y) else np.asarray(y)
-        if not is_array_api_obj(given) or getattr(given.dtype, "kind", "f") not in "biuf":
-            raise ValueError(f"{self._target} must hold numbers, got dtype {given.dtype}")
+        if (
+            not is_array_api_obj(given)
+            or getattr(given.dtype, "kind", "f") not in "biuf"
+        ):
+            raise ValueError(
+                f"{self._target} must hold numbers, got dtype {given.dtype}"
+            )
         check_rows(self._target, given, n)
         self.y = as_array(given, self.like)
         check_finite(self._target, self.y)

@@ -43,9 +43,9 @@ class Cox(GLM):
 
     Notes
     -----
-    Value and gradient cost O(n) after X; a refit on k columns is a damped Newton method,
-    O(n k^2) a step. `swap_gains` bounds the curvature of entering columns from above by
-    their total instead of their within-risk-set variance.
+    Value and gradient cost O(n) after X; a refit on k columns is a damped Newton
+    method, O(n k^2) a step. `swap_gains` bounds the curvature of entering
+    columns from above by their total instead of their within-risk-set variance.
 
     References
     ----------
@@ -85,8 +85,10 @@ class Cox(GLM):
                 f"time must be positive, got {times.min():g} in row {times.argmin()}"
             )
         if not np.any(self.event[to_host(self.w) > 0]):
-            raise ValueError("event must be True somewhere: with no event there is "
-                             "nothing to explain")
+            raise ValueError(
+                "event must be True somewhere: with no event there is "
+                "nothing to explain"
+            )
 
     @property
     def strata(self) -> Ints | None:
@@ -113,7 +115,8 @@ class Cox(GLM):
         mass = np.bincount(group, weights=event * v, minlength=n_groups)
         at = np.flatnonzero(deaths > 0)
         if self.ties == "breslow":
-            terms, fraction, weight = at, np.zeros(len(at)), mass[at]
+            terms, weight = at, mass[at]
+            fraction = np.zeros(len(at))
         else:
             many = deaths[at].astype(np.int64)
             terms = np.repeat(at, many)

@@ -47,8 +47,8 @@ class Multinomial(DataObjective):
 
     Notes
     -----
-    A refit on k rows is a damped Newton method in k (C - 1) unknowns, O(n k^2 C^2 / 2) a
-    step; above 1,500 unknowns, L-BFGS. `swap_gains` takes the classes as independent.
+    A refit on k rows is a damped Newton method in k (C - 1) unknowns, O(n k^2 C^2 / 2)
+    a step; above 1,500 unknowns, L-BFGS. `swap_gains` takes the classes as independent.
     """
 
     def __init__(
@@ -91,7 +91,9 @@ class Multinomial(DataObjective):
         self.null_intercept = self._best_intercept(
             zeros((self.n_samples, C), self.like), zeros(C, self.like)
         )
-        self._null = zeros((self.n_samples, C), self.like) + self.null_intercept[None, :]
+        self._null = (
+            zeros((self.n_samples, C), self.like) + self.null_intercept[None, :]
+        )
 
     @property
     def strata(self) -> Ints | None:
@@ -181,9 +183,7 @@ class Multinomial(DataObjective):
                         block = block + l2[:, None] * eye(k, block)
                     H[:, a, :, b] = block
                     H[:, b, :, a] = block.T
-            flat = solve_posdef(
-                xp.reshape(H, (k * D, k * D)), xp.reshape(-g, (k * D,))
-            )
+            flat = solve_posdef(xp.reshape(H, (k * D, k * D)), xp.reshape(-g, (k * D,)))
             u = xp.reshape(flat, (k, D))
             slope = float(xp.sum(g * u))
             # close to the optimum one more Newton step doubles the digits
@@ -200,8 +200,11 @@ class Multinomial(DataObjective):
             z, eta, value = z + t * step, eta + t * move, new
             if last:
                 break
-            if ridge and self.l2 == 0 and value <= SEPARATED_BELOW and (
-                self._separated(eta)
+            if (
+                ridge
+                and self.l2 == 0
+                and value <= SEPARATED_BELOW
+                and (self._separated(eta))
             ):
                 return z, eta, Status.SEPARATED
         return z, eta, None

@@ -4,9 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from vitalfew._arrays import as_array, is_array_api_obj, namespace, rows, solve_posdef
+from vitalfew._arrays import (
+    as_array,
+    is_array_api_obj,
+    namespace,
+    put,
+    rows,
+    solve_posdef,
+    take,
+    to_host,
+)
 from vitalfew._arrays import columns as columns_of
-from vitalfew._arrays import put, take, to_host
 from vitalfew._validation import check_finite
 from vitalfew.contracts import Array, Exchanges, Fit
 from vitalfew.linalg import QuadraticModel, group_exchanges, single_exchanges
@@ -20,8 +28,8 @@ class Quadratic(BaseObjective):
     """``<W, W H>/2 - <B, W> + constant`` for a matrix W.
 
     The error of replacing the weights W0 of a linear layer by W on inputs X with n rows
-    is this, with ``H = X^T X / n``, ``B = W0 H`` and ``constant = <W0, B> / 2``. Rows of
-    W (outputs) are independent; those with one set of free entries share a
+    is this, with ``H = X^T X / n``, ``B = W0 H`` and ``constant = <W0, B> / 2``. Rows
+    of W (outputs) are independent; those with one set of free entries share a
     factorisation.
 
     Parameters
@@ -86,7 +94,8 @@ class Quadratic(BaseObjective):
             part = order[first[row] : first[row + 1]]
             alike.setdefault(into[part].tobytes(), []).append((int(row), part))
         xp = namespace(self.B)
-        places, answers = [], []
+        places: list[Any] = []
+        answers: list[Array] = []
         for same in alike.values():
             ids = into[same[0][1]]
             G = rows(columns_of(self.H, ids), ids)

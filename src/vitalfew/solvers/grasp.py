@@ -22,8 +22,8 @@ class GraSP(Solver[_State]):
 
     Solves :math:`\min f(x)` over a structure: joins to the support the atoms of the
     largest part of the gradient that `widen` budgets allow, refits, keeps what carries
-    most of the result, refits again. Many atoms change at once, so it escapes traps that
-    hold one-at-a-time methods; `LocalSearch` after it is the library's default.
+    most of the result, refits again. Many atoms change at once, so it escapes traps
+    that hold one-at-a-time methods; `LocalSearch` after it is the library's default.
 
     Parameters
     ----------
@@ -59,9 +59,7 @@ class GraSP(Solver[_State]):
     def step(self, objective: Objective, structure: Structure, state: _State) -> _State:
         """Widen, refit, trim, refit."""
         fit = state.fit
-        favoured = structure.with_budget(self.widen * structure.budget).largest(
-            fit.gradient
-        )
+        favoured = structure.widened(self.widen).largest(fit.gradient)
         joined = structure.join(fit.support, favoured)
         wide = structure.refit(objective, joined, fit)
         fit = structure.refit(objective, structure.trim(wide.support, wide.z), wide)

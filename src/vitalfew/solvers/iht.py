@@ -22,9 +22,9 @@ class IHT(Solver[_State]):
 
     Solves :math:`\min f(x)` over a structure by
     :math:`x \leftarrow P(x - \eta \nabla f(x))`, with the step size
-    :math:`\eta` found by backtracking. The cheapest step there is, good where columns are weakly
-    correlated; on strongly correlated ones it stops early. `HTP` refits in every step
-    and is usually faster.
+    :math:`\eta` found by backtracking. The cheapest step there is, good where columns
+    are weakly correlated; on strongly correlated ones it stops early. `HTP` refits in
+    every step and is usually faster.
 
     Parameters
     ----------

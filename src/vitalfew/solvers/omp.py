@@ -19,9 +19,10 @@ class OMP(Solver[_State]):
     r"""Orthogonal matching pursuit: add the atom the gradient favours, refit, repeat.
 
     Solves :math:`\min f(x)` over a structure greedily: from the support S with
-    minimiser :math:`x_S` it adds :math:`\arg\max_i \|\nabla f(x_S)_i\|` until the budget
-    is used or f stops falling. The fastest where columns are weakly correlated or rows
-    are many; where correlated columns cancel each other it needs `LocalSearch` after it.
+    minimiser :math:`x_S` it adds :math:`\arg\max_i \|\nabla f(x_S)_i\|` until the
+    budget is used or f stops falling. The fastest where columns are weakly correlated
+    or rows are many; where correlated columns cancel each other it needs `LocalSearch`
+    after it.
 
     Parameters
     ----------
@@ -33,7 +34,7 @@ class OMP(Solver[_State]):
 
     Notes
     -----
-    A step costs one gradient and one refit. With k' atoms,
+    A step costs one gradient and one refit; f never rises. With k' atoms,
     k' >= k (L/mu) log(gap/eps), f comes within eps of the best k atoms, where L and mu
     are the smoothness and strong convexity over sparse directions.
 

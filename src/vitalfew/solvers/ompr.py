@@ -21,8 +21,8 @@ class OMPR(Solver[_State]):
 
     Solves :math:`\min f(x)` over a structure. Fills the budget as `OMP` does, then
     exchanges the atom of smallest :math:`\|x_i\|` for the one of largest
-    :math:`\|\nabla f(x)_i\|`. Never worse than OMP and hardly slower; `LocalSearch` looks
-    at all exchanges and ends lower.
+    :math:`\|\nabla f(x)_i\|`. Never worse than OMP and hardly slower; `LocalSearch`
+    looks at all exchanges and ends lower.
 
     Parameters
     ----------

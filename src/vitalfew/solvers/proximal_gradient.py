@@ -73,7 +73,9 @@ class ProximalGradient(Solver[_State]):
         )
 
     def _distance(self, penalty: Penalty, fit: Fit, scale: float) -> float:
-        return penalty.subdifferential_distance(fit.x, fit.gradient) / max(scale, 1e-300)
+        return penalty.subdifferential_distance(fit.x, fit.gradient) / max(
+            scale, 1e-300
+        )
 
     def step(self, objective: Any, structure: Penalty, state: _State) -> _State:
         """Make one accelerated step."""

@@ -59,9 +59,22 @@ class IndexStructure:
         return max(1, math.floor(density * self.n_atoms + 1e-9))
 
     def with_budget(self, budget: float) -> Self:
-        """Return this structure with another budget, at most the number of atoms."""
-        count = max(len(self.keep), min(int(budget), self.n_atoms))
-        return self._altered(**{self._asked()[2]: count, "density": None})
+        """Return this structure with another budget.
+
+        Raises
+        ------
+        ValueError
+            If this structure knows its atoms and the budget does not fit them.
+        """
+        other = self._altered(**{self._asked()[2]: budget, "density": None})
+        if self.shape is not None:
+            other._check_budget()
+        return other
+
+    def widened(self, factor: float) -> Self:
+        """Return this structure with `factor` budgets, as far as there are atoms."""
+        count = max(len(self.keep), min(int(factor * self.budget), self.n_atoms))
+        return self.with_budget(count)
 
     def _altered(self, **fields: Any) -> Self:
         """Copy with other fields, already checked; what is computed stays valid."""
@@ -78,35 +91,42 @@ class IndexStructure:
             If the budget, the labels or the kept atoms do not fit the shape.
         """
         bound = replace(self, shape=tuple(int(n) for n in shape))
-        count, density, name = bound._asked()
-        if count is not None:
-            check_count(name, count, 0, bound.n_atoms, "the number of atoms")
-        elif density is not None:
-            check_density(density)
-        bound._check_kept()
+        bound._check_budget()
         return bound
 
-    def _check_kept(self) -> None:
+    def _check_budget(self) -> None:
+        count, density, name = self._asked()
+        if count is not None:
+            check_count(name, count, 0, self.n_atoms, "the number of atoms")
+        elif density is not None:
+            check_density(density)
         kept = np.asarray(self.keep, np.int64)
-        if np.any((kept < 0) | (kept >= self.n_atoms)) or len(set(self.keep)) < len(kept):
+        if np.any((kept < 0) | (kept >= self.n_atoms)) or len(set(self.keep)) < len(
+            kept
+        ):
             raise ValueError(
                 f"keep must hold different numbers from 0 to {self.n_atoms - 1}, "
                 f"got {self.keep}"
             )
-        if self.size_of(kept) > self.budget:
+        if not self._within(kept):
             raise ValueError(
-                f"keep must fit into the budget of {self.budget}, but the atoms to keep "
-                f"already take {self.size_of(kept):g}"
+                f"keep must fit into the budget of {self.budget}, but the atoms to "
+                f"keep already take {self.size_of(kept):g}"
             )
 
     def size_of(self, atoms: Ints) -> float:
         """How much of the budget some atoms take."""
         return len(atoms)
 
+    def _within(self, atoms: Ints) -> bool:
+        """Whether atoms fit into the budget, with room for rounding in their costs."""
+        return self.size_of(atoms) <= self.budget * (1 + 1e-12)
+
     def allows(self, support: Coordinates) -> bool:
         """Say whether a support is within the budget and holds what is kept."""
-        within = self.size_of(support.atoms) <= self.budget * (1 + 1e-12)
-        return within and bool(np.isin(self.keep, support.atoms).all())
+        return self._within(support.atoms) and bool(
+            np.isin(self.keep, support.atoms).all()
+        )
 
     def _choose(self, scores: Scores) -> Ints:
         """Feasible atoms of largest total score; kept ones always, zero ones never."""
@@ -186,7 +206,7 @@ class IndexStructure:
         return self.support(support.atoms[position : position + 1])
 
     def exchange(self, support: Coordinates, out: int, into: int) -> Coordinates:
-        """Return the support with the atom at position `out` replaced by atom `into`."""
+        """Return the support with the atom at position `out` replaced by `into`."""
         return self.support(np.append(np.delete(support.atoms, out), into))
 
     def exchangeable(self, support: Coordinates) -> NDArray[np.bool_] | None:
@@ -229,7 +249,7 @@ class IndexStructure:
         here = self if self.shape is not None else self.on(x.shape)
         used = np.flatnonzero(here.scores(x) > 0)
         atoms = np.union1d(used, np.asarray(here.keep, np.int64)).astype(np.int64)
-        return here.size_of(atoms) <= here.budget
+        return here._within(atoms)
 
     @cached_property
     def table(self) -> Ints:

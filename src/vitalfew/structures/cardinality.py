@@ -56,7 +56,9 @@ class Cardinality(IndexStructure):
     def support(self, atoms: Any) -> Coordinates:
         """Return the span of some coordinates."""
         atoms = np.asarray(atoms, np.int64)
-        return Coordinates(atoms, atoms, np.ones(len(atoms), np.int64), self.shape or ())
+        return Coordinates(
+            atoms, atoms, np.ones(len(atoms), np.int64), self.shape or ()
+        )
 
     def scores(self, v: Array) -> Scores:
         """Squared entries of `v`."""

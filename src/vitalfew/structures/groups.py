@@ -35,7 +35,7 @@ class Groups(IndexStructure):
     costs : array of shape (number of groups,), optional
         Positive cost of each group; needs `max_cost`.
     max_cost : float, optional
-        Largest total cost. Exactly one of `n_groups`, `density` and `max_cost` is given.
+        Largest total cost. Give exactly one of `n_groups`, `density`, `max_cost`.
     density : float, optional
         Fraction of the groups that may differ from zero.
     keep : tuple of int
@@ -89,8 +89,8 @@ class Groups(IndexStructure):
         """
         if self.labels.shape not in (tuple(shape), tuple(shape[:1])):
             raise ValueError(
-                f"labels must have the shape of x, {tuple(shape)}, or one entry for each "
-                f"of its {shape[0]} rows; got shape {self.labels.shape}"
+                f"labels must have the shape of x, {tuple(shape)}, or one entry for "
+                f"each of its {shape[0]} rows; got shape {self.labels.shape}"
             )
         return super().on(shape)
 
@@ -138,8 +138,16 @@ class Groups(IndexStructure):
         """Return this structure with another budget."""
         if self.max_cost is None:
             return super().with_budget(budget)
-        least = float(self.costs[list(self.keep)].sum())
-        return self._altered(max_cost=max(least, float(budget)))
+        other = self._altered(max_cost=float(budget))
+        if self.shape is not None:
+            other._check_budget()
+        return other
+
+    def widened(self, factor: float) -> Self:
+        """Return this structure with `factor` budgets, as far as there are groups."""
+        if self.max_cost is None:
+            return super().widened(factor)
+        return self.with_budget(factor * self.max_cost)
 
     def size_of(self, atoms: Ints) -> float:
         if self.max_cost is None:

@@ -75,4 +75,5 @@ class Rows(IndexStructure):
         """Squared length of each row of `v`."""
         rows = namespace(v).reshape(v, (v.shape[0], -1))
         host = to_host(rows).astype(np.float64)
-        return np.einsum("ij,ij->i", host, host)
+        squares: Scores = np.einsum("ij,ij->i", host, host)
+        return squares

@@ -1,0 +1,86 @@
+"""How good predictions are on rows that were held out."""
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import d2_tweedie_score, r2_score, roc_auc_score
+
+from vitalfew.estimators._outcome import Outcome
+from vitalfew.estimators.cox import concordance
+
+Floats = NDArray[np.float64]
+
+MAIN = {  # the metric that is shown first, and whether more of it is better
+    "regression": ("R2", True),
+    "binary": ("log loss", False),
+    "multiclass": ("log loss", False),
+    "count": ("deviance explained", True),
+    "survival": ("concordance", True),
+}
+
+
+def score(outcome: Outcome, eta: Floats) -> dict[str, float]:
+    """Judge linear predictors.
+
+    Parameters
+    ----------
+    outcome : Outcome
+        What was to be predicted.
+    eta : array of shape (n,) or (n, n_classes)
+        Linear predictors.
+
+    Returns
+    -------
+    dict of str to float
+        The main metric first; NaN where one is not defined on these rows.
+    """
+    y = outcome.y
+    if outcome.event is not None:
+        return {"concordance": concordance(y, outcome.event, eta)}
+    if outcome.task == "regression":
+        return {"R2": _r2(y, eta), "RMSE": float(np.sqrt(np.mean((y - eta) ** 2)))}
+    if outcome.task == "count":
+        mean = np.exp(np.clip(eta, -700.0, 700.0))
+        explained = d2_tweedie_score(y, mean, power=1) if y.std() else np.nan
+        root = np.sqrt(np.mean((y - mean) ** 2))
+        return {"deviance explained": float(explained), "RMSE": float(root)}
+    codes = y.astype(np.int64)
+    if outcome.task == "binary":
+        loss = np.mean(np.logaddexp(0.0, eta) - y * eta)
+        auc = roc_auc_score(codes, eta) if len(np.unique(codes)) == 2 else np.nan
+        right = np.mean((eta > 0) == (codes == 1))
+        return {"log loss": float(loss), "accuracy": float(right), "AUC": float(auc)}
+    total = np.logaddexp.reduce(eta, axis=1)
+    loss = np.mean(total - eta[np.arange(len(y)), codes])
+    right = np.mean(eta.argmax(axis=1) == codes)
+    return {"log loss": float(loss), "accuracy": float(right)}
+
+
+def _r2(y: Floats, prediction: Floats) -> float:
+    if len(y) < 2 or y.std() == 0:
+        return float("nan")
+    return float(r2_score(y, prediction))
+
+
+def summary(folds: list[dict[str, float]]) -> dict[str, dict[str, object]]:
+    """Gather the scores of folds.
+
+    Parameters
+    ----------
+    folds : list of dict
+        What `score` returned for each fold.
+
+    Returns
+    -------
+    dict of str to dict
+        For each metric its mean, its standard deviation over folds, and the folds.
+    """
+    gathered: dict[str, dict[str, object]] = {}
+    for name in folds[0]:
+        values = np.array([fold[name] for fold in folds])
+        known = values[np.isfinite(values)]
+        gathered[name] = {
+            "mean": float(known.mean()) if len(known) else None,
+            "sd": float(known.std(ddof=1)) if len(known) > 1 else None,
+            "folds": [float(v) if np.isfinite(v) else None for v in values],
+        }
+    return gathered
