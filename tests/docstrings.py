@@ -5,11 +5,11 @@ import enum
 import importlib
 import inspect
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import tomllib
 from numpydoc.validate import validate
 
 import vitalfew
@@ -97,7 +97,7 @@ def main() -> int:
             for code, text in validate(path)["errors"]
             if code in checks
         ]
-    print("\n".join(problems) or f"{len(names)} public docstrings are fine")  # noqa: T201
+    print("\n".join(problems) or f"{len(names)} public docstrings are fine")
     return bool(problems)
 
 

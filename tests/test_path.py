@@ -165,7 +165,7 @@ def test_ctrl_c_keeps_what_there_is(monkeypatch):
     monkeypatch.setattr(HTP, "step", step)
     found = path(LeastSquares(X, y), Cardinality(1), range(1, 30, 2)[:7], HTP(), cv=3)
     assert found.interrupted
-    assert 1 <= len(found.solutions)
+    assert len(found.solutions) >= 1
     assert found.best.value <= found.solutions[0].value
 
 

@@ -15,6 +15,7 @@ from array_api_compat import (
     is_numpy_array,
     is_torch_array,
 )
+from array_api_extra import at
 from scipy.linalg import lapack
 
 from vitalfew.contracts import Array, Ints, Shape
@@ -123,9 +124,7 @@ def put(size: int, ids: Ints, values: Array) -> Array:
     """Return zeros with `values` at rows `ids`."""
     shape = (size, *values.shape[1:])
     if is_numpy_array(values) or is_torch_array(values):
-        out = zeros(shape, values)
-        out[_index(ids, values)] = values
-        return out
+        return at(zeros(shape, values))[_index(ids, values)].set(values)
     host = np.zeros(shape, dtype=to_host(values).dtype)
     host[ids] = to_host(values)
     return as_array(host, values)

@@ -17,7 +17,7 @@ import numpy as np
 
 from vitalfew._arrays import as_array, is_array_api_obj, to_host, zeros
 from vitalfew.contracts import Fit
-
+from vitalfew.supports import Whole
 
 HASHED = ("y", "weight", "event", "labels", "costs", "weights", "B", "H")
 
@@ -66,7 +66,8 @@ def load(path: Path, mark: str) -> tuple[dict[str, Any], Any]:
         If the file is no checkpoint, or one of another problem.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # opened here, because np.load forgets to close what it cannot read
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         tree = json.loads(arrays.pop("tree").tobytes().decode())
         stored, extra, state = tree["fingerprint"], tree["extra"], tree["state"]
@@ -77,8 +78,8 @@ def load(path: Path, mark: str) -> tuple[dict[str, Any], Any]:
         ) from e
     if stored != mark:
         raise ValueError(
-            f"checkpoint {str(path)!r} belongs to another problem, structure or solver; "
-            "give another path, or remove it to start afresh"
+            f"checkpoint {str(path)!r} belongs to another problem, structure or "
+            "solver; give another path, or remove it to start afresh"
         )
 
     def rebuild(template: Any, objective: Any, structure: Any) -> Any:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from vitalfew import _checkpoint, solvers
-from vitalfew._arrays import to_host, zeros
+from vitalfew._arrays import as_array, namespace, to_host, zeros
 from vitalfew._validation import check_rng
 from vitalfew.contracts import Fit, Objective, Penalty, Solver, Structure
 from vitalfew.exceptions import IncompatibleError
 from vitalfew.solution import Solution, Status
+from vitalfew.solvers.omp import grow
 from vitalfew.supports import Coordinates, Whole
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
@@ -222,16 +223,19 @@ class _Run:
         fit = getattr(start, "fit", start)
         if fit is not None:
             self._check_start(fit, start)
+        like = self.objective.like
         if self.penalised:
             span = Whole(self.objective.shape)
-            x = zeros(self.objective.shape, self.objective.like)
-            z = span.restrict(x if fit is None else fit.x)
-            at_start: Fit = self.objective.at(span, z)
+            x = zeros(self.objective.shape, like) if fit is None else fit.x
+            at_start: Fit = self.objective.at(span, span.restrict(as_array(x, like)))
             return at_start
         if fit is None:
-            support = self.structure.empty(self.objective.like)
-            return self._refit(support, None)
+            return self._refit(self.structure.empty(like), None)
         support = self.structure.largest(fit.x)
+        if namespace(fit.x) is not namespace(like) or fit.x.dtype != like.dtype:
+            # from a run on another array library or in another precision
+            x = as_array(fit.x, like)
+            fit = self.objective.at(support, support.restrict(x))
         return self._refit(support, fit)
 
     def _refit(self, support: Any, start: Fit | None) -> Fit:
@@ -321,6 +325,11 @@ class _Run:
         else:
             refitted = self._refit(fit.support, fit)
             fit = refitted if refitted.value <= fit.value else fit
+            if status is Status.CONVERGED:
+                # room that a solver left is used as long as that helps
+                grown = grow(objective, structure, fit)
+                while grown is not None and math.isfinite(grown.value):
+                    fit, grown = grown, grow(objective, structure, grown)
             value = fit.value
             if fit.status is Status.SEPARATED:
                 status = Status.SEPARATED

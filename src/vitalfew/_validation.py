@@ -54,8 +54,8 @@ def check_labels(labels: Any) -> Ints:
         gap = int(np.flatnonzero(used != np.arange(len(used)))[0])
         raise ValueError(
             f"every group from 0 to {largest} must have a member, but group {gap} is "
-            f"empty ({largest + 1 - len(used)} empty in all); number the groups without "
-            "gaps"
+            f"empty ({largest + 1 - len(used)} empty in all); number the groups "
+            "without gaps"
         )
     return given.astype(np.int64)
 
@@ -107,12 +107,12 @@ def check_weights(weights: Array, n: int) -> None:
 
 def check_rng(rng: Any) -> np.random.Generator:
     """Return a generator from a generator, a seed or None."""
-    if rng is None or isinstance(rng, numbers.Integral):
+    if rng is None or (isinstance(rng, numbers.Integral) and int(rng) >= 0):
         return np.random.default_rng(None if rng is None else int(rng))
     if isinstance(rng, np.random.Generator):
         return rng
     if isinstance(rng, np.random.RandomState):
         return np.random.default_rng(rng.randint(2**31 - 1))
     raise ValueError(
-        f"rng must be None, an integer or a numpy.random.Generator, got {rng!r}"
+        f"rng must be None, an integer >= 0 or a numpy.random.Generator, got {rng!r}"
     )

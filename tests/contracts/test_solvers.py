@@ -280,7 +280,7 @@ def test_no_exchange_improves_a_local_search(structure, seed):
 
 
 def test_local_search_finds_what_omp_misses(rng):
-    """Two columns that cancel each other: greedy takes the decoy, an exchange mends it."""
+    """Two columns cancel each other: greedy takes a decoy, an exchange mends it."""
     n = 100
     noise = rng.standard_normal((n, 3))
     a, b = noise[:, 0], noise[:, 0] + 0.1 * noise[:, 1]

@@ -225,14 +225,34 @@ def test_step_is_the_projected_gradient_step(case, rng):
     np.testing.assert_array_equal(support.embed(z), expected)
 
 
+def test_widened_is_wider_as_far_as_there_are_atoms(case):
+    bound = case[0].on(case[1])
+    for factor in (1.0, 2.0, 1e3):
+        wide = bound.widened(factor)
+        assert (
+            bound.budget <= wide.budget <= max(factor * bound.budget, len(bound.keep))
+        )
+    everything = np.arange(bound.n_atoms)
+    if bound.budget:
+        assert wide.allows(wide.support(everything))
+
+
 def test_with_budget(case):
     bound = case[0].on(case[1])
-    wide = bound.with_budget(10 * bound.budget + 100)
-    assert wide.allows(wide.support(range(bound.n_atoms)))
-    narrow = bound.with_budget(0)
+    least = bound.size_of(np.array(bound.keep, int))
+    narrow = bound.with_budget(int(least))
     np.testing.assert_array_equal(
         narrow.largest(np.ones(case[1])).atoms, np.array(bound.keep, int)
     )
+    assert bound.budget == case[0].on(case[1]).budget  # the old one is as it was
+    with pytest.raises(ValueError, match=r"-1|keep"):
+        bound.with_budget(-1)
+    if bound.keep:
+        with pytest.raises(ValueError, match="keep must fit"):
+            bound.with_budget(0)
+    if getattr(bound, "costs", None) is None:
+        with pytest.raises(ValueError, match=f"0 to {bound.n_atoms}.*999"):
+            bound.with_budget(999)
 
 
 @given(st.integers(1, 60), st.floats(1e-3, 1))

@@ -1,4 +1,4 @@
-"""What a text file is: its encoding, delimiter and header, and what is wrong with it."""
+"""What a text file is: its encoding, delimiter and header, and its faults."""
 
 import codecs
 import csv
@@ -79,7 +79,7 @@ def as_utf8(raw: bytes, path: Path, encoding: str) -> bytes:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise data_error(
-            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not {encoding} text",
+            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is no {encoding} text",
             "use `--encoding latin-1`, or the encoding it was written in",
         ) from error
     if "\x00" in text[:10_000]:

@@ -101,7 +101,8 @@ class Columns:
         numeric: dict[str, Any] = {}
         coded: dict[str, Coded] = {}
         lengths = {}
-        for name, values in table.items():
+        for key, values in table.items():
+            name = str(key)
             if isinstance(values, Coded):
                 coded[name] = values
                 lengths[name] = len(values.codes)
@@ -122,7 +123,7 @@ class Columns:
         numbers = np.empty((n, len(numeric)))
         for j, values in enumerate(numeric.values()):
             numbers[:, j] = values
-        return cls(tuple(table), n, tuple(numeric), numbers, coded)
+        return cls(tuple(lengths), n, tuple(numeric), numbers, coded)
 
     @cached_property
     def place(self) -> dict[str, int]:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitalfew.estimators._study_model import Model
+from vitalfew.objectives import Poisson
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -48,10 +49,10 @@ def near_ties(
     np.maximum.at(best, labels, r)
     best[model.solution.support] = 0.0
     ranked = np.argsort(-best, kind="stable")[:LOOKED_AT]
-    found = []
+    found: list[tuple[float, int, float]] = []
     for other in ranked:
         B = X[:, np.flatnonzero(labels == other)]
-        correlation = _canonical(A, _unit(B))
+        correlation: float = _canonical(A, _unit(B))
         if best[other] > 0 and abs(correlation) >= LEAST:
             found.append((abs(correlation), int(other), correlation))
     found.sort(key=lambda entry: (-entry[0], entry[1]))
@@ -79,7 +80,7 @@ def _canonical(A: Floats, B: Floats) -> float:
     Q, P = (_basis(M) for M in (A, B))
     if not Q.shape[1] or not P.shape[1]:
         return 0.0
-    return float(min(np.linalg.norm(Q.T @ P, 2), 1.0))
+    return min(float(np.linalg.norm(Q.T @ P, 2)), 1.0)
 
 
 def _basis(A: Floats) -> Floats:
@@ -93,7 +94,12 @@ def _swap(model: Model, out: int, into: int) -> float | None:
     atoms = np.where(atoms == out, into, atoms)
     support = model.structure.support(np.sort(atoms))
     fit = model.structure.refit(model.objective, support, None)
-    now = model.solution.value
-    if not now > 0 or not np.isfinite(fit.value):
-        return None
-    return float(fit.value / now - 1)
+    now, then = (_misfit(model.objective, f) for f in (model.solution, fit))
+    return float(then / now - 1) if now > 0 and np.isfinite(then) else None
+
+
+def _misfit(objective: Any, fit: Any) -> float:
+    """The objective, or where that may be negative the deviance."""
+    if isinstance(objective, Poisson):
+        return objective.deviance(fit.x, fit.intercept)
+    return float(fit.value)

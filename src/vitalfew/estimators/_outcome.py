@@ -134,7 +134,7 @@ def find_outcome(
         if not np.all(np.isfinite(values)):
             where = rows[np.flatnonzero(~np.isfinite(values))[0]]
             raise data_error(
-                f"target {target} must be finite, but row {where + 1} holds an infinity",
+                f"target {target} must be finite, but is infinite in row {where + 1}",
                 "correct it, or leave the cell empty to leave the row out",
             )
     if len(np.unique(values)) < 2:
@@ -148,14 +148,14 @@ def find_outcome(
         return _classes(values, levels, task, target), rows, notes
     if levels is not None:
         raise data_error(
-            f"target {target} holds text such as {levels[0]!r}, which {task} cannot use",
+            f"target {target} holds text such as {levels[0]!r}, no use for {task}",
             "use `--task multiclass`, or give a column of numbers",
         )
     if task == "count" and (values.min() < 0 or np.any(values != np.round(values))):
         bad = np.flatnonzero((values < 0) | (values != np.round(values)))[0]
         raise data_error(
-            f"counts must be whole numbers >= 0, but {target} is {values[bad]:g} in row "
-            f"{rows[bad] + 1}",
+            f"counts must be whole numbers >= 0, but {target} is {values[bad]:g} in "
+            f"row {rows[bad] + 1}",
             "use `--task regression`",
         )
     return Outcome(task, target, values), rows, notes
@@ -164,7 +164,7 @@ def find_outcome(
 def _check_enough(n: int, which: str) -> None:
     if n < FEWEST_ROWS:
         raise data_error(
-            f"at least {FEWEST_ROWS} rows are needed to choose columns and to judge the "
+            f"at least {FEWEST_ROWS} rows are needed to choose columns and judge the "
             f"choice, and there are {n} {which}",
             "give more rows",
         )
@@ -181,16 +181,14 @@ def _guess(values: Floats, text: bool, target: str, notes: list[str]) -> str:
         return "regression"
     if n_levels <= FEW_LEVELS:
         notes.append(
-            f"target {target} has {n_levels} ordered levels and is treated as a number: "
+            f"target {target} has {n_levels} ordered levels and is taken as a number: "
             "there is no ordinal loss yet (--task multiclass ignores the order)"
         )
         return "regression"
     mean, spread = values.mean(), values.std()
     skewness = np.mean(((values - mean) / spread) ** 3)
     if 0 <= values.min() <= 1 and spread**2 > mean and skewness > 0.5:
-        notes.append(
-            f"target {target} looks like a count (--task regression treats it as a number)"
-        )
+        notes.append(f"target {target} looks like a count (if not: --task regression)")
         return "count"
     return "regression"
 
@@ -215,8 +213,8 @@ def _classes(
         raise data_error(
             f"class {names[rare]!r} of target {target} has {counts[rare]} rows of "
             f"{len(codes)}; every class needs at least {FEWEST_OF_A_CLASS}",
-            "merge rare classes, leave their cells empty, or use `--task regression` if "
-            "the target is a number",
+            "merge rare classes, leave their cells empty, or use `--task regression` "
+            "if the target is a number",
         )
     task = "binary" if len(names) == 2 else "multiclass"
     return Outcome(task, target, codes.astype(np.float64), classes=names)

@@ -161,7 +161,7 @@ def _check_groups(groups: Mapping[str, str], table: Columns, used: set[str]) -> 
     for group in set(groups.values()):
         if group in table and group not in groups and group not in used:
             raise data_error(
-                f"--groups: {group!r} is the name of a group and of a column outside it",
+                f"--groups: {group!r} names a group and also a column outside it",
                 "give the group another name",
             )
 

@@ -53,9 +53,9 @@ def all_columns(
 ) -> Floats:
     """Linear predictors of the ridge-type model of all columns.
 
-    The same loss as the chosen columns', its strength chosen by held-out loss. Where
-    there are more columns than rows the model is fitted in the rows' span, which changes
-    nothing but the time.
+    The same loss as for the chosen columns, its strength chosen by held-out loss. With
+    more columns than rows the model is fitted in the rows' span, which changes nothing
+    but the time.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The model of a study: a path over the number of columns, and one chosen point of it."""
+"""The model of a study: a path over the number of columns, and one point of it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from vitalfew.structures import Groups, Rows
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+TINY_L2 = 1e-8
 Folds = Sequence[tuple[Ints, Ints]]
 
 
@@ -60,10 +61,14 @@ class Model:
 
 
 def ridge_of(outcome: Outcome, l2: float | None) -> float:
-    """Return the ridge used: what was asked for, or the estimators' own default."""
+    """Return the ridge used: what was asked for, or the estimators' own default.
+
+    Tables often repeat a column, if only as the indicator of what is missing; least
+    squares gets just enough of a ridge to tell such columns nothing apart.
+    """
     if l2 is not None:
         return l2
-    return 0.0 if outcome.task == "regression" else AUTO_L2
+    return TINY_L2 if outcome.task == "regression" else AUTO_L2
 
 
 def fit_path(

@@ -166,10 +166,11 @@ class TableEncoder(BaseEstimator):
             return "constant"
         least = min(self.min_count, max(2, counts.max())) if len(seen) > 2 else 1
         common = seen[counts[seen] >= least]
-        if len(common) > self.max_levels:
-            return f"text with more than {self.max_levels} common values"
         if not len(common):
             return "text without a repeated value"
+        rare = counts[common].sum() < 0.5 * counts.sum()
+        if len(common) > self.max_levels or (rare and len(seen) > self.max_levels):
+            return f"text with more than {self.max_levels} different values"
         pooled = len(common) < len(seen)
         names = [column.levels[i] for i in common]
         slots = [*names, *([_free(OTHER, names)] if pooled else [])]

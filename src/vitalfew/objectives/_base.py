@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-import scipy.optimize
 
 from vitalfew._arrays import as_array, precision, to_host, zeros
 from vitalfew.contracts import Array, Fit, Shape
@@ -34,6 +33,8 @@ class BaseObjective(ABC):
 
     def refit(self, span: Any, start: Fit | None = None, likely: Any = None) -> Fit:
         """Minimise over any span, by L-BFGS in its coordinates."""
+        from scipy.optimize import minimize  # half of the import time of this package
+
         del likely
         x0 = start.x if start is not None else zeros(self.shape, self.like)
         z0 = span.restrict(x0)
@@ -45,7 +46,7 @@ class BaseObjective(ABC):
 
         if host.size:
             eps = precision(self.like)
-            host = scipy.optimize.minimize(
+            host = minimize(
                 f,
                 host,
                 jac=True,

@@ -77,7 +77,9 @@ class DataObjective(BaseObjective):
     def _check_design(self, probe: Array) -> None:
         """Raise if X is not finite; `probe` is ``X^T r`` for some r, which shows it."""
         xp = namespace(probe)
-        if not bool(xp.isfinite(xp.sum(probe))):
+        with np.errstate(invalid="ignore", over="ignore"):
+            finite = bool(xp.isfinite(xp.sum(probe)))
+        if not finite:
             inner = getattr(self.design, "design", self.design)
             check_finite("X", getattr(inner, "X", getattr(inner, "csr", probe)))
 

@@ -4,6 +4,8 @@ import math
 from abc import abstractmethod
 from typing import Any
 
+import numpy as np
+
 from vitalfew._arrays import columns, eye, namespace, precision, solve_posdef, zeros
 from vitalfew.contracts import Array, Exchanges, Fit, Ints
 from vitalfew.designs import Design
@@ -43,7 +45,9 @@ class GLM(DataObjective):
         self.shape = (self.design.shape[1],)
         self._check_target()
         self._prepare()
-        self._check_design(self.design.rmatvec(self._slopes(self._null)))
+        with np.errstate(invalid="ignore"):  # of infinities, which are looked for next
+            probe = self.design.rmatvec(self._slopes(self._null))
+        self._check_design(probe)
 
     # -- the loss, in the predictors ---------------------------------------------------
 
@@ -101,12 +105,14 @@ class GLM(DataObjective):
             return 0.0
         xp = namespace(eta)
         value = self._mean_loss(eta + b)
+        tolerance = max(1e-12, 4 * precision(eta))
         for _ in range(MOST_NEWTON_STEPS):
             slope = float(xp.sum(self._slopes(eta + b)))
             curve = float(xp.sum(self._weights(eta + b)))
             step = -slope / max(curve, 1e-12)
-            if abs(slope * step) <= 1e-14 * max(abs(value), 1e-12):
-                break
+            if abs(slope * step) <= tolerance * max(abs(value), 1e-12):
+                # close to the optimum one more Newton step doubles the digits
+                return b + step if math.isfinite(step) else b
             t = 1.0
             while t > 1e-10:
                 new = self._mean_loss(eta + (b + t * step))

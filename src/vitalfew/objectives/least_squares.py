@@ -9,6 +9,7 @@ from vitalfew._arrays import (
     columns,
     eye,
     namespace,
+    precision,
     rows,
     solve_posdef,
     take,
@@ -76,7 +77,8 @@ class LeastSquares(DataObjective):
             )
         self.cache_bytes = cache_bytes
         self.shape = (self.design.shape[1], *self.y.shape[1:])
-        self._prepare()
+        with np.errstate(invalid="ignore"):  # of infinities, which are looked for next
+            self._prepare()
         self._check_design(self.correlation)
 
     def _prepare(self) -> None:
@@ -161,7 +163,7 @@ class LeastSquares(DataObjective):
         z = solve_posdef(self._damped(G), b)
         value = self.zero_value - 0.5 * float(namespace(z).sum(z * b))
         flat = namespace(z).reshape(z, (-1,))
-        if value <= 1e-6 * self.zero_value:
+        if value <= max(1e-6, 1e4 * precision(self.like)) * self.zero_value:
             return self.at(span, flat)  # the difference has lost its digits
 
         def gradient(fit: Fit) -> Array:

@@ -79,7 +79,9 @@ class Multinomial(DataObjective):
             )
         self.shape = (self.design.shape[1], self.n_classes)
         self._prepare()
-        self._check_design(self.design.rmatvec(self._slopes(self._null)))
+        with np.errstate(invalid="ignore"):  # of infinities, which are looked for next
+            probe = self.design.rmatvec(self._slopes(self._null))
+        self._check_design(probe)
 
     def _prepare(self) -> None:
         C = self.n_classes

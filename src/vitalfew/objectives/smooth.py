@@ -1,7 +1,6 @@
 """Any smooth function of the user's own."""
 
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -55,7 +54,8 @@ class Smooth(BaseObjective):
     ) -> None:
         if not callable(function):
             raise TypeError(f"function must be callable, got {type(function).__name__}")
-        self.shape = (int(shape),) if isinstance(shape, Integral) else tuple(shape)
+        sizes = shape if isinstance(shape, tuple | list) else (shape,)
+        self.shape = tuple(int(size) for size in sizes)
         self.function, self.gradient = function, gradient
         if like is None:
             like = np.zeros(0) if gradient is not None else _torch_zeros()

@@ -31,13 +31,17 @@ class GroupL2:
 
     def __post_init__(self) -> None:
         labels = check_labels(self.labels)
+        if labels.ndim != 1:
+            raise ValueError(f"labels must have shape (p,), got {labels.shape}")
         check_nonnegative("alpha", self.alpha)
         sizes = np.bincount(labels)
         given = self.weights
         weights = np.sqrt(sizes) if given is None else np.asarray(given, np.float64)
-        if weights.shape != sizes.shape or not np.all(weights > 0):
+        good = np.isfinite(weights) & (weights > 0)
+        if weights.shape != sizes.shape or not np.all(good):
             raise ValueError(
-                f"weights must be positive, one for each of the {len(sizes)} groups"
+                "weights must be positive and finite, one for each of the "
+                f"{len(sizes)} groups"
             )
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "weights", weights)
@@ -45,6 +49,11 @@ class GroupL2:
     def _norms(self, x: Array) -> Array:
         """Norm of each group, (number of groups,)."""
         xp = namespace(x)
+        if x.shape[0] != len(self.labels):
+            raise ValueError(
+                f"labels must have one entry for each of the {x.shape[0]} rows of x, "
+                f"got {len(self.labels)}"
+            )
         squares = x * x if x.ndim == 1 else xp.sum(x * x, axis=1)
         return segment_sum(squares, self.labels, len(self.weights)) ** 0.5
 

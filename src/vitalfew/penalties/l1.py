@@ -36,7 +36,8 @@ class L1:
     def prox(self, x: Array, step_size: float) -> Array:
         """Soft thresholding at ``alpha * step_size``."""
         xp = namespace(x)
-        return xp.sign(x) * xp.clip(xp.abs(x) - self.alpha * step_size, min=0.0)
+        size = xp.clip(xp.abs(x) - self.alpha * step_size, min=0.0)
+        return xp.sign(x) * size + 0.0  # no negative zeros
 
     def subdifferential_distance(self, x: Array, gradient: Array) -> float:
         """Largest distance of a coordinate of `-gradient` to the subdifferential."""

@@ -1,4 +1,4 @@
-"""What each chosen column does, how steadily it is chosen, and what could replace it."""
+"""What each chosen column does, how steadily it is chosen, what could replace it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -218,7 +218,8 @@ def _tie(item: dict[str, Any]) -> Tie:
     if correlation is not None:
         facts.append(f"correlation {fixed(correlation, 2)}")
     if loss is not None:
-        facts.append(f"loss {'+' if loss >= 0 else ''}{number(loss, 2)}")
+        sign = "+" if loss >= 0 else ""  # the record gives it relative to the loss now
+        facts.append(f"loss {sign}{number(100 * loss, 2)}%")
     return Tie(read.name(item.get("column")), ", ".join(facts))
 
 

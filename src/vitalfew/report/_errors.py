@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitalfew.report import _reading as read
-from vitalfew.report._numbers import aligned, count, spreads
+from vitalfew.report._numbers import NOTHING, aligned, count, spreads
 from vitalfew.report._scales import LARGEST, Scale, around
 
 _CHOSEN, _ALL, _NONE = "chosen columns", "all columns", "no columns"
@@ -15,9 +15,6 @@ _NAMES = {
     "rmse": "RMSE",
     "mse": "mean squared error",
     "mae": "mean absolute error",
-    "roc_auc": "area under the ROC curve",
-    "auc": "area under the ROC curve",
-    "c_index": "concordance",
 }
 
 
@@ -79,11 +76,10 @@ def error_table(
     higher = bool(read.mapping(results.get("metric")).get("higher_is_better"))
     columns = {m: spreads([_pair(model, m) for model in models]) for m in metrics}
     scale, ends = _fold_scale(models, main)
-    sizes = {_CHOSEN: n_chosen, _ALL: n_columns, _NONE: 0}
     rows = [
         ErrorRow(
             label=model.name[:1].upper() + model.name[1:],
-            size=count(sizes[model.name]) if sizes.get(model.name) is not None else "",
+            size=count(n_columns) if model.name == _ALL and n_columns else "",
             chosen=model.name == _CHOSEN,
             cells=[columns[m][i] for m in metrics],
             strip=_strip(model.scores.get(main), scale),
@@ -97,7 +93,7 @@ def error_table(
         rows=rows,
         strip_ends=ends,
         n_folds=max(len(m.scores[main].folds) for m in models if main in m.scores),
-        headline=_headline(texts, main, higher, (n_chosen, n_columns)),
+        headline=_headline(texts, main, higher, n_columns),
         warning=_warning(models, main, higher) if n_chosen else "",
         fold_by_fold=_fold_by_fold(models, main, higher),
     )
@@ -138,24 +134,24 @@ def _mean(models: Sequence[_Model], name: str, metric: str) -> float | None:
 
 
 def _headline(
-    texts: dict[str, str], metric: str, higher: bool, sizes: tuple[int, int | None]
+    texts: dict[str, str], metric: str, higher: bool, n_columns: int | None
 ) -> str:
     """Return the errors of the three models in one line."""
-    if texts.get(_CHOSEN, "–") == "–":
+    if texts.get(_CHOSEN, NOTHING) == NOTHING:
         return ""
-    n_chosen, n_columns = sizes
-    of_all = f"all {count(n_columns)} columns" if (n_columns or 0) > 1 else "all columns"
-    it = "this gives" if n_chosen == 0 else "it gives" if n_chosen == 1 else "they give"
+    of_all = (
+        f"all {count(n_columns)} columns" if (n_columns or 0) > 1 else "all columns"
+    )
     others = [
         f"{texts[name]} with {said}"
         for name, said in ((_ALL, of_all), (_NONE, "no columns"))
-        if texts.get(name, "–") != "–"
+        if texts.get(name, NOTHING) != NOTHING
     ]
     better = "higher" if higher else "lower"
     against = f", against {' and '.join(others)}" if others else ""
     return (
-        f"On held-out rows {it} {metric_name(metric)} {texts[_CHOSEN]}{against}; "
-        f"{better} is better."
+        f"Choosing this way gives {metric_name(metric)} {texts[_CHOSEN]} on held-out "
+        f"rows{against}; {better} is better."
     )
 
 

@@ -11,7 +11,7 @@ from vitalfew.report._numbers import NOTHING, clipped, count, duration, number
 
 _SETTINGS = {
     "n_nonzero": "Columns asked for",
-    "solver": "Solver",
+    "solver": "Solver asked for",
     "loss": "Loss",
     "l2": "Ridge (l2)",
     "criterion": "Number of columns chosen by",
@@ -80,6 +80,7 @@ def run_facts(record: RunRecord) -> list[Fact]:
     results, settings = read.mapping(record.results), read.mapping(record.settings)
     facts = [
         Fact("Status", _status(results)),
+        Fact("Solver that ran", read.words(results.get("solver"))),
         Fact("Time taken", duration(read.number(results.get("seconds")))),
         Fact("Finished", moment(record.created)),
     ]
@@ -134,6 +135,8 @@ def _label(key: str) -> str:
 def _setting(key: str, value: Any) -> str:
     if key == "seconds":
         return "no limit" if value is None else duration(read.number(value))
+    if key == "solver" and value is None:
+        return "any that suits the problem"
     if key == "split_by" and value is None:
         return "nothing: rows are independent"
     if key == "seed":  # a name, not an amount

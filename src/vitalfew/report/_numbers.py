@@ -3,8 +3,9 @@
 import math
 from collections.abc import Sequence
 
-NOTHING = "–"
-_MINUS = "−"
+NOTHING = "\N{EN DASH}"
+_MINUS = "\N{MINUS SIGN}"
+_TIMES = "\N{MULTIPLICATION SIGN}"
 _TIED = "\u00a0"  # a space at which no line breaks
 _RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
@@ -22,7 +23,7 @@ def number(value: float | None, digits: int = 3) -> str:
     if not _is_plain(value):
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         power = str(int(exponent)).translate(_RAISED)
-        return f"{mantissa}{_TIED}×{_TIED}10{power}".replace("-", _MINUS)
+        return f"{mantissa}{_TIED}{_TIMES}{_TIED}10{power}".replace("-", _MINUS)
     return fixed(value, max(0, digits - 1 - _exponent(value)))
 
 

@@ -89,15 +89,23 @@ def drawable(points: Sequence[PathPoint]) -> list[PathPoint]:
 
 
 def path_chart(
-    points: Sequence[PathPoint], n_chosen: int | None, key: str, width: int, height: int
+    points: Sequence[PathPoint],
+    n_chosen: int | None,
+    measure: str,
+    frame: tuple[str, int, int],
 ) -> PathChart:
-    """Lay out the plot; the points are drawable ones, at least one."""
+    """Lay out the plot of drawable points, at least one.
+
+    The measure is the name of what was measured, as in ``"held-out loss"``; the frame
+    is a key for the plot's own identifiers, its width and its height.
+    """
+    key, width, height = frame
     heights = [v for p in points for v in (p.mean, _low(p), _high(p), p.train)]
     known = [v for v in heights if v is not None and abs(v) < LARGEST]
     top, bottom = 52.0, height - 46.0
     y = Scale(*around(known), bottom, top)
     y_ticks = value_ticks(y)
-    left = 16 + _LETTER * max((len(t.label) for t in y_ticks), default=1)
+    left = round(16 + _LETTER * max((len(t.label) for t in y_ticks), default=1))
     x = _across(points, left + 14, width - 18.0)
     marks = [_mark(p, x, y) for p in points]
     lows = [f"{m.x},{m.low}" for m in reversed(marks)]
@@ -123,8 +131,8 @@ def path_chart(
         marks=marks if len(points) <= _DOTS else [],
         bars=len(points) <= _BARS,
         flags=_flags(points, n_chosen, x, y, width),
-        title="Held-out error against the number of columns",
-        description=_description(points, n_chosen),
+        title=f"{measure[:1].upper()}{measure[1:]} against the number of columns",
+        description=_description(points, n_chosen, measure),
     )
 
 
@@ -167,7 +175,9 @@ def _flags(
         # Away from the other guide, unless the label would leave the page.
         here, reach = x(p.n), 8 + _LETTER * len(label)
         right = here + reach <= width and (p.n == last or here < reach)
-        anchor, at = ("start", here + 8) if right else ("end", max(here, reach) - 8)
+        anchor, at = (
+            ("start", here + 8) if right else ("end", min(max(here, reach), width) - 8)
+        )
         chosen = word == "chosen"
         flags.append(Flag(here, y(p.mean), 0, label, round(at, 1), 0, anchor, chosen))
     return _apart(flags)
@@ -185,11 +195,13 @@ def _apart(flags: list[Flag]) -> list[Flag]:
     return placed
 
 
-def _description(points: Sequence[PathPoint], n_chosen: int | None) -> str:
+def _description(
+    points: Sequence[PathPoint], n_chosen: int | None, measure: str
+) -> str:
     best = _best(points)
     said = (
         f"{counted(len(points), 'number')} of columns, from {count(points[0].n)} to "
-        f"{count(points[-1].n)}. The held-out error is lowest, {number(best.mean)}, "
+        f"{count(points[-1].n)}. The {measure} is lowest, {number(best.mean)}, "
         f"with {counted(best.n, 'column')}."
     )
     for p in points:

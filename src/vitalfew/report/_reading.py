@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from vitalfew.report._numbers import count, general
+from vitalfew.report._numbers import NOTHING, count, general
 
 
 def number(value: Any) -> float | None:
@@ -50,7 +50,7 @@ def name(value: Any) -> str:
 def words(value: Any) -> str:
     """Return any value of a record as text for a table of facts."""
     if value is None or value == "":
-        return "–"
+        return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -58,7 +58,7 @@ def words(value: Any) -> str:
     if isinstance(value, float):
         return general(number(value))
     if isinstance(value, (list, tuple)):
-        return ", ".join(words(item) for item in value) or "–"
+        return ", ".join(words(item) for item in value) or NOTHING
     if isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from vitalfew.exceptions import MissingDependencyError
 from vitalfew.records import RunRecord, write_atomically
-from vitalfew.report import _select
+from vitalfew.report._select import page as select_page
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 # One entry per kind of record: its template, and what fills it.
 _PAGES: dict[str, tuple[str, Callable[[RunRecord], Any]]] = {
-    "select": ("select.html", _select.page),
+    "select": ("select.html", select_page),
 }
 
 # What HTML may not hold, and half characters that no UTF-8 file can.

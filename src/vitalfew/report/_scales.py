@@ -65,7 +65,7 @@ def value_ticks(scale: Scale, n: int = 5) -> list[Tick]:
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
     first, last = math.ceil(scale.low / step), math.floor(scale.high / step)
     marks = [step * i for i in range(first, last + 1)]
-    plain = 1e-5 < step and max(abs(scale.low), abs(scale.high)) < 1e7
+    plain = step > 1e-5 and max(abs(scale.low), abs(scale.high)) < 1e7
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     return [Tick(scale(v), fixed(v, decimals) if plain else number(v)) for v in marks]
 
@@ -75,14 +75,15 @@ def count_ticks(scale: Scale, room: float = 44) -> list[Tick]:
     if scale.logarithmic:
         wanted = [0, *_COUNTS]
     else:
-        step = next(
-            (c for c in _COUNTS if scale(scale.low + c) - scale.start >= room), 1
-        )
-        wanted = [step * i for i in range(int(scale.high / step) + 1)]
+        span = scale.high - scale.low
+        step = next(c for c in _COUNTS if c * (scale.end - scale.start) >= room * span)
+        first, last = math.ceil(scale.low / step), math.floor(scale.high / step)
+        wanted = [step * i for i in range(first, last + 1)]
     ticks: list[Tick] = []
     for n in wanted:
         if scale.low <= n <= scale.high:
             at = scale(n)
-            if not ticks or at - ticks[-1].at >= room:
-                ticks.append(Tick(at, f"{n:,}"))
+            label = f"{n:,}"
+            if not ticks or at - ticks[-1].at >= max(room, 8 * len(label)):
+                ticks.append(Tick(at, label))
     return ticks

@@ -68,6 +68,8 @@ class SelectPage:
     parts: PartsTable | None
     resamples: str
     errors: ErrorTable | None
+    measure: str
+    has_spread: bool
     path_charts: list[PathChart]
     path_steps: list[PathStep]
     stability_charts: list[StabilityChart]
@@ -87,10 +89,12 @@ def page(record: RunRecord) -> SelectPage:
     n_chosen = len(chosen) or read.whole(results.get("n_chosen")) or 0
     n_columns = read.whole(data.get("n_columns"))
     target = clipped(read.name(data.get("target")), 80)
-    classes = [str(k) for k in read.items(data.get("classes"))]
-    resamples = read.whole(read.mapping(record.settings).get("resamples"))
+    classes = [clipped(str(k), 40) for k in read.items(data.get("classes"))]
+    settings = read.mapping(record.settings)
+    resamples = read.whole(results.get("n_resampled", settings.get("resamples")))
     interrupted = results.get("interrupted") is True
     points = _points(results)
+    measure = _measure(settings.get("criterion"))
     often = _often(results)
     shown = _shown(often)
     return SelectPage(
@@ -104,12 +108,14 @@ def page(record: RunRecord) -> SelectPage:
         created_iso=str(record.created),
         source=clipped(read.words(data.get("source")), 80),
         version=str(read.mapping(record.versions).get("vitalfew", "")),
-        direction=_direction(results, str(data.get("task")), target, classes),
+        direction=direction(str(data.get("task")), target, classes),
         chosen=chosen_rows(chosen),
         parts=parts_table(chosen, classes),
         resamples=count(resamples) if resamples else "",
         errors=error_table(results, n_chosen, n_columns),
-        path_charts=_path_charts(points, n_chosen),
+        measure=measure,
+        has_spread=any(p.se for p in points),
+        path_charts=_path_charts(points, n_chosen, measure),
         path_steps=_steps(results, n_chosen),
         stability_charts=_stability_charts(shown),
         stability_left_out=_left_out(often, shown),
@@ -136,15 +142,6 @@ def _stopped(results: dict[str, Any]) -> str:
     return (sentences([status["message"]]) or [""])[0] if status.get("message") else ""
 
 
-def _direction(
-    results: dict[str, Any], task: str, target: str, classes: list[str]
-) -> str:
-    """Return what an effect means: the record's own words if it has any."""
-    meaning = results.get("effect_meaning")
-    said = f"{sentences([meaning])[0]} " if isinstance(meaning, str) and meaning else ""
-    return said + direction(task, target, [clipped(k, 40) for k in classes])
-
-
 def _points(results: dict[str, Any]) -> list[PathPoint]:
     points = []
     for step in read.mappings(results.get("path")):
@@ -157,14 +154,21 @@ def _points(results: dict[str, Any]) -> list[PathPoint]:
     return drawable(points)
 
 
-def _path_charts(points: list[PathPoint], n_chosen: int) -> list[PathChart]:
-    """Return the plot twice, for wide and for narrow screens: its letters must not
-    shrink."""
+def _measure(criterion: Any) -> str:
+    """Return the name of what the number of columns was chosen by."""
+    by_information = str(criterion).lower() in ("aic", "bic", "ebic", "gic")
+    return str(criterion).upper() if by_information else "held-out loss"
+
+
+def _path_charts(
+    points: list[PathPoint], n_chosen: int, measure: str
+) -> list[PathChart]:
+    """Return the plot twice, for wide and narrow screens: letters must not shrink."""
     if not points:
         return []
     return [
-        path_chart(points, n_chosen, "path-wide", 880, 400),
-        path_chart(points, n_chosen, "path-narrow", 360, 340),
+        path_chart(points, n_chosen, measure, ("path-wide", 880, 400)),
+        path_chart(points, n_chosen, measure, ("path-narrow", 360, 340)),
     ]
 
 

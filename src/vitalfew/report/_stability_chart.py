@@ -63,7 +63,7 @@ def stability_chart(
     pitch, top = (44, 30.0) if narrow else (27, 30.0)
     letters = 44 if narrow else 34
     labels = [_fitted(c.column, letters) for c in columns]
-    left = 8.0 if narrow else 18 + 7.4 * max(map(_letters, labels))
+    left = 8.0 if narrow else round(18 + 7.4 * max(map(_letters, labels)))
     scale = Scale(0, 1, left, width - 52.0)
     rows = []
     for i, (column, label) in enumerate(zip(columns, labels, strict=True)):

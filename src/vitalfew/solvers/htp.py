@@ -58,7 +58,7 @@ class HTP(Solver[_State]):
         old = state.fit
         moved, size = gradient_step(objective, structure, old, state.step_size)
         new = structure.refit(objective, moved.support, moved)
-        if not new.value < old.value - self.tol * abs(old.value):
+        if new.value >= old.value - self.tol * abs(old.value):
             return _State(fit=old, step_size=size, done=True)
         return _State(fit=new, step_size=size)
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from numpy.random import Generator
 
-from vitalfew._arrays import namespace
+from vitalfew._arrays import namespace, precision
 from vitalfew.contracts import Fit, Objective, Solver, Structure
 
 
@@ -59,7 +59,7 @@ class IHT(Solver[_State]):
         fit, size = gradient_step(objective, structure, state.fit, state.step_size)
         fell = state.fit.value - fit.value
         done = fell <= self.tol * abs(state.fit.value)
-        return _State(fit=fit if fell > 0 else state.fit, step_size=size, done=done)
+        return _State(fit=state.fit if fell <= 0 else fit, step_size=size, done=done)
 
     def converged(self, state: _State) -> bool:
         """Whether the last step hardly lowered f."""
@@ -93,14 +93,14 @@ def gradient_step(
     Starts from one and a half times the given size and halves until
     ``f(new) <= f + <g, d> + |d|^2 / (2 size)``.
     """
-    xp = namespace(fit.gradient)
+    xp, slack = namespace(fit.gradient), max(1e-12, 4 * precision(fit.gradient))
     size *= 1.5
     for _ in range(60):
         support, z = structure.step(fit, size)
         new = objective.at(support, z)
         d = new.x - fit.x
         bound = float(xp.sum(fit.gradient * d)) + float(xp.sum(d * d)) / (2 * size)
-        if new.value <= fit.value + bound + 1e-12 * abs(fit.value):
+        if new.value <= fit.value + bound + slack * abs(fit.value):
             break
         size /= 2
     return new, size

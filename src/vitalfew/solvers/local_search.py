@@ -70,7 +70,7 @@ class LocalSearch(Solver[_State]):
             return _State(fit=fit, done=True)
         for support, likely in self._exchanges(objective, structure, fit):
             new = structure.refit(objective, support, fit, likely=likely)
-            if new.value < fit.value - self.tol * abs(fit.value):
+            if not new.value >= fit.value - self.tol * abs(fit.value):
                 return _State(fit=new)
         return _State(fit=fit, done=True)
 

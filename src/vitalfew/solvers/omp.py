@@ -68,7 +68,7 @@ class OMP(Solver[_State]):
             return _State(fit=fit, done=True)
         joined = structure.join(fit.support, structure.pick(ranked, 0))
         new = structure.refit(objective, joined, fit, likely=ranked)
-        if not new.value < fit.value - self.tol * abs(fit.value):
+        if new.value >= fit.value - self.tol * abs(fit.value):
             return _State(fit=fit, done=True)
         return _State(fit=new)
 

@@ -67,7 +67,7 @@ class OMPR(Solver[_State]):
             return _State(fit=fit, done=True)
         swapped = structure.join(kept, structure.pick(ranked, 0))
         new = structure.refit(objective, swapped, fit, likely=ranked)
-        if not new.value < fit.value - self.tol * abs(fit.value):
+        if new.value >= fit.value - self.tol * abs(fit.value):
             return _State(fit=fit, done=True)
         return _State(fit=new)
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from numpy.random import Generator
 
-from vitalfew._arrays import namespace
+from vitalfew._arrays import namespace, precision
 from vitalfew.contracts import Array, Fit, Objective, Penalty, Solver
 
 
@@ -16,6 +16,7 @@ class _State:
     momentum: float
     step_size: float
     distance: float
+    scale: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class ProximalGradient(Solver[_State]):
     ----------
     tol : float, default=1e-8
         Stop when the distance of minus the gradient to the penalty's subdifferential
-        falls below this fraction of the largest entry of the gradient.
+        falls below this fraction of the largest entry of the gradient at zero.
 
     Notes
     -----
@@ -57,10 +58,12 @@ class ProximalGradient(Solver[_State]):
     ) -> _State:
         """Start from a fit, with a guess of the step size."""
         xp, g = namespace(start.gradient), start.gradient
-        scale = float(xp.max(xp.abs(g)))
+        largest = float(xp.max(xp.abs(g)))
+        _, g0 = objective.value_and_gradient(xp.zeros_like(start.x))
+        scale = float(xp.max(xp.abs(g0)))
         step_size = 1.0
-        if scale > 0:
-            t = 1e-2 * (1 + float(xp.max(xp.abs(start.x)))) / scale
+        if largest > 0:
+            t = 1e-2 * (1 + float(xp.max(xp.abs(start.x)))) / largest
             _, moved = objective.value_and_gradient(start.x - t * g)
             curvature = float(xp.sum((g - moved) * g)) / (t * float(xp.sum(g * g)))
             step_size = 1 / curvature if curvature > 0 else 1.0
@@ -70,6 +73,7 @@ class ProximalGradient(Solver[_State]):
             momentum=1.0,
             step_size=step_size,
             distance=self._distance(structure, start, scale),
+            scale=scale,
         )
 
     def _distance(self, penalty: Penalty, fit: Fit, scale: float) -> float:
@@ -82,25 +86,26 @@ class ProximalGradient(Solver[_State]):
         xp, span = namespace(state.ahead), state.fit.support
         value, g = objective.value_and_gradient(state.ahead)
         size = state.step_size * 1.1
+        slack = max(1e-14, 4 * precision(g)) * abs(value)  # rounding of the values
         for _ in range(60):
             x = structure.prox(state.ahead - size * g, size)
             fit = objective.at(span, span.restrict(x))
             d = x - state.ahead
             bound = float(xp.sum(g * d)) + float(xp.sum(d * d)) / (2 * size)
-            if fit.value <= value + bound + 1e-14 * abs(value):
+            if fit.value <= value + bound + slack:
                 break
             size /= 2
         uphill = float(xp.sum((state.ahead - x) * (x - state.fit.x))) > 0
         momentum = 1.0 if uphill else state.momentum
         new = (1 + (1 + 4 * momentum * momentum) ** 0.5) / 2
         ahead = x + ((momentum - 1) / new) * (x - state.fit.x)
-        scale = float(xp.max(xp.abs(fit.gradient)))
         return _State(
             fit=fit,
             ahead=ahead,
             momentum=new,
             step_size=size,
-            distance=self._distance(structure, fit, scale),
+            distance=self._distance(structure, fit, state.scale),
+            scale=state.scale,
         )
 
     def converged(self, state: _State) -> bool:

@@ -1,0 +1,224 @@
+"""Laws that every exported penalty obeys."""
+
+import numpy as np
+import pytest
+import scipy.optimize
+
+from tests.contracts.problems import DATA_PROBLEMS, make_table
+from vitalfew import penalties, solve, solvers
+from vitalfew._arrays import to_host
+from vitalfew.contracts import Penalty, Structure
+from vitalfew.exceptions import IncompatibleError
+from vitalfew.objectives import LeastSquares
+from vitalfew.penalties import L1, GroupL2
+from vitalfew.solution import Status
+from vitalfew.structures import Cardinality
+
+LABELS = [0, 1, 0, 2, 1, 1]
+CASES = {
+    "L1": L1(0.05),
+    "L1, none": L1(0.0),
+    "GroupL2": GroupL2(LABELS, 0.03),
+    "GroupL2, weights": GroupL2(LABELS, 0.05, weights=[1.0, 0.2, 3.0]),
+}
+CONVEX = list(CASES)
+
+
+def test_every_exported_penalty_is_tested():
+    tested = {type(penalty).__name__ for penalty in CASES.values()}
+    missing = sorted(set(penalties.__all__) - tested)
+    assert not missing, (
+        f"add {missing} to the table in tests/contracts/test_penalties.py"
+    )
+
+
+@pytest.fixture(params=CASES)
+def penalty(request):
+    return CASES[request.param]
+
+
+@pytest.fixture(params=[(6,), (6, 2)], ids=str)
+def shape(request):
+    return request.param
+
+
+def moreau(penalty, x, u, step):
+    return np.sum((u - x) ** 2) / (2 * step) + penalty.value(u)
+
+
+def test_it_is_a_penalty_and_no_structure(penalty):
+    assert isinstance(penalty, Penalty)
+    assert not isinstance(penalty, Structure)
+
+
+def test_prox_is_optimal(penalty, shape, rng):
+    for step in (1e-3, 0.7, 10.0):
+        x = rng.standard_normal(shape)
+        u = penalty.prox(x, step)
+        least = moreau(penalty, x, u, step)
+        for size in 10.0 ** -np.arange(6):
+            other = u + size * rng.standard_normal((20, *shape))
+            values = [moreau(penalty, x, o, step) for o in other]
+            assert least <= min(values) + 1e-12 * (1 + abs(least))
+        # leaving any subset at zero, or not, is no better
+        for _ in range(20):
+            other = u * rng.integers(0, 2, shape)
+            assert least <= moreau(penalty, x, other, step) + 1e-12 * (1 + abs(least))
+
+
+def test_prox_is_what_scipy_finds(penalty, rng):
+    x = rng.standard_normal(6)
+    u = penalty.prox(x, 0.7)
+    found = min(
+        (
+            scipy.optimize.minimize(
+                lambda v: moreau(penalty, x, v, 0.7),
+                begin,
+                method="Powell",
+                options={"xtol": 1e-9, "ftol": 1e-13, "maxiter": 10_000},
+            )
+            for begin in (x, np.zeros(6))
+        ),
+        key=lambda answer: answer.fun,
+    )
+    # a line search along coordinates; strong convexity turns 1e-12 into 1e-6
+    assert moreau(penalty, x, u, 0.7) <= found.fun + 1e-12
+    np.testing.assert_allclose(u, found.x, atol=1e-3)
+
+
+def test_prox_and_value_on_every_backend(penalty, shape, backend, dtype, rng):
+    host = rng.standard_normal(shape)
+    host[1] = 0
+    x = backend.array(host, dtype)
+    rough = 1e-12 if dtype == "float64" else 1e-6
+    assert penalty.value(x) == pytest.approx(penalty.value(host), rel=rough)
+    u = penalty.prox(x, 0.4)
+    assert type(u) is type(x)
+    assert u.dtype == x.dtype
+    np.testing.assert_allclose(to_host(u), penalty.prox(host, 0.4), atol=rough)
+    gradient = backend.array(host[::-1].copy(), dtype)
+    distance = penalty.subdifferential_distance(x, gradient)
+    expected = penalty.subdifferential_distance(host, host[::-1])
+    assert distance == pytest.approx(expected, rel=10 * rough)
+
+
+def test_distance_is_zero_where_prox_stays(penalty, shape, rng):
+    """u = prox(x) holds (x - u) / step in the subdifferential at u."""
+    for step in (0.1, 2.0):
+        x = rng.standard_normal(shape)
+        u = penalty.prox(x, step)
+        at_rest = penalty.subdifferential_distance(u, -(x - u) / step)
+        assert at_rest == pytest.approx(0, abs=1e-12)
+        moved = penalty.subdifferential_distance(u, -(x - u) / step + 5.0)
+        assert moved > 1
+
+
+def test_zero_is_its_own_prox_and_has_no_value(penalty, shape):
+    zero = np.zeros(shape)
+    assert penalty.value(zero) == 0
+    np.testing.assert_array_equal(penalty.prox(zero, 1.0), zero)
+
+
+@pytest.mark.parametrize("name", list(DATA_PROBLEMS))
+def test_the_optimality_condition_holds(penalty, name, rng):
+    table = make_table(DATA_PROBLEMS[name], rng)
+    f = DATA_PROBLEMS[name].build(table.X, table.targets, fit_intercept=True, l2=0.01)
+    solution = solve(f, penalty)
+    value, gradient = f.value_and_gradient(solution.x)
+    distance = penalty.subdifferential_distance(solution.x, gradient)
+    assert solution.status is Status.CONVERGED
+    # tol=1e-8 is relative to the largest slope, which is below five in these tables
+    assert distance <= 5e-8
+    assert solution.n_iter > 0
+    assert 0 < len(solution.support) <= f.value_and_gradient(solution.x)[1].size
+    assert solution.value == pytest.approx(value + penalty.value(solution.x), rel=1e-12)
+    np.testing.assert_array_equal(solution.support, np.flatnonzero(solution.x))
+
+
+def test_nothing_is_lower(penalty, rng):
+    table = make_table(DATA_PROBLEMS["LeastSquares"], rng)
+    f = LeastSquares(table.X, table.targets["y"], fit_intercept=True)
+    solution = solve(f, penalty)
+    for size in 10.0 ** -np.arange(7):
+        for _ in range(20):
+            x = solution.x + size * rng.standard_normal(6)
+            total = f.value_and_gradient(x)[0] + penalty.value(x)
+            assert total >= solution.value - 1e-14
+
+
+def test_penalised_runs_on_every_backend(penalty, backend, dtype, rng):
+    table = make_table(DATA_PROBLEMS["Logistic"], rng)
+    build = DATA_PROBLEMS["Logistic"].build
+    exact = solve(build(table.X, table.targets, fit_intercept=True), penalty)
+    f = build(backend.array(table.X, dtype), table.targets, fit_intercept=True)
+    solver = solvers.ProximalGradient(tol=1e-8 if dtype == "float64" else 1e-4)
+    solution = solve(f, penalty, solver)
+    assert type(solution.x) is type(f.like)
+    assert solution.status is Status.CONVERGED
+    rough = 1e-9 if dtype == "float64" else 1e-3
+    assert solution.value == pytest.approx(exact.value, rel=rough)
+
+
+def test_a_strong_penalty_leaves_nothing(rng):
+    table = make_table(DATA_PROBLEMS["LeastSquares"], rng)
+    f = LeastSquares(table.X, table.targets["y"], fit_intercept=True)
+    for penalty in (L1(1e3), GroupL2(LABELS, 1e3)):
+        solution = solve(f, penalty)
+        assert not solution.x.any()
+        assert len(solution.support) == 0
+        assert solution.value == pytest.approx(f.value_and_gradient(np.zeros(6))[0])
+
+
+def test_groups_of_one_are_the_lasso(rng):
+    table = make_table(DATA_PROBLEMS["LeastSquares"], rng)
+    f = LeastSquares(table.X, table.targets["y"])
+    one, other = solve(f, L1(0.2)), solve(f, GroupL2(np.arange(6), 0.2))
+    np.testing.assert_allclose(one.x, other.x, atol=1e-6)
+
+
+def test_wrong_pairings_name_what_fits(rng):
+    table = make_table(DATA_PROBLEMS["LeastSquares"], rng)
+    f = LeastSquares(table.X, table.targets["y"])
+    with pytest.raises(
+        IncompatibleError, match=r"OMP needs a structure.*ProximalGradient"
+    ):
+        solve(f, L1(0.1), solvers.OMP())
+    with pytest.raises(
+        IncompatibleError, match=r"ProximalGradient needs a penalty.*OMP"
+    ):
+        solve(f, Cardinality(2), solvers.ProximalGradient())
+    with pytest.raises(IncompatibleError, match="needs a structure"):
+        solve(f, L1(0.1), start=solvers.GraSP())
+    with pytest.raises(IncompatibleError, match=r"objective must be.*ndarray"):
+        solve(table.X, Cardinality(2))
+    with pytest.raises(IncompatibleError, match=r"structure must be.*int"):
+        solve(f, 2)
+    with pytest.raises(IncompatibleError, match="solver must be an instance"):
+        solve(f, Cardinality(2), solvers.OMP)
+    with pytest.raises(IncompatibleError, match="solver must be an instance"):
+        solve(f, Cardinality(2), "omp")
+
+
+BAD = {
+    "negative": (lambda: L1(-1.0), "alpha.*-1"),
+    "NaN": (lambda: L1(float("nan")), "alpha.*nan"),
+    "text": (lambda: L1("a"), "alpha.*'a'"),
+    "group negative": (lambda: GroupL2([0, 1], -1.0), "alpha.*-1"),
+    "gap": (lambda: GroupL2([0, 2], 1.0), "group 1 is empty"),
+    "weights": (lambda: GroupL2([0, 1], 1.0, weights=[1.0]), "weights.*2 groups"),
+    "zero weight": (lambda: GroupL2([0, 1], 1.0, weights=[1.0, 0.0]), "weights"),
+    "NaN weight": (lambda: GroupL2([0, 1], 1.0, weights=[1.0, np.nan]), "weights"),
+    "infinite weight": (lambda: GroupL2([0, 1], 1.0, weights=[1.0, np.inf]), "weights"),
+    "matrix of labels": (lambda: GroupL2([[0, 1], [1, 0]], 1.0), "labels"),
+    "labels of wrong length": (
+        lambda: solve(LeastSquares(np.eye(3), np.ones(3)), GroupL2([0, 1], 0.1)),
+        "labels.*3.*2",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_settings_name_the_argument(name):
+    make, words = BAD[name]
+    with pytest.raises(ValueError, match=words):
+        make()

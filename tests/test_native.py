@@ -1,0 +1,252 @@
+"""The compiled loops against their NumPy twins, and both against brute force."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitalfew import _native
+from vitalfew._native import _twins
+
+needs_compiled = pytest.mark.skipif(
+    not _native.COMPILED, reason="installed without the compiled part"
+)
+FUNCTIONS = [n for n in _native.__all__ if callable(getattr(_native, n))]
+
+
+def model(seed, k, p, q, dtype):
+    """A well-conditioned quadratic at its minimiser over the first k of p columns."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((4 * p + 8, p))
+    H = X.T @ X / len(X)
+    B = rng.standard_normal((p, q))
+    z = np.linalg.solve(H[:k, :k], B[:k])
+    P = np.linalg.inv(H[:k, :k])
+    C = H[:k]
+    parts = {
+        "H": H,
+        "B": B,
+        "C": C,
+        "W": P @ C,
+        "z": z,
+        "P": P,
+        "gradient": C.T @ z - B,
+    }
+    return {name: np.ascontiguousarray(a, dtype=dtype) for name, a in parts.items()}
+
+
+def single_arguments(m, allowed):
+    d, curvature = np.diag(m["P"]).copy(), np.diag(m["H"]).copy()
+    return m["C"], m["W"], m["z"], d, m["gradient"], curvature, allowed
+
+
+def group_arguments(m, sizes, allowed):
+    """Groups of the given sizes; the first `len(allowed)` are the support."""
+    first = np.concatenate(([0], np.cumsum(sizes)))
+    table = np.full((len(sizes), max(sizes)), -1)
+    for g, size in enumerate(sizes):
+        table[g, :size] = np.arange(first[g], first[g + 1])
+    blocks = np.ascontiguousarray(m["H"][table[:, :, None], table[:, None, :]])
+    starts = first[: np.searchsorted(first, len(m["C"])) + 1].copy()
+    C, W, z, P, gradient = (m[n] for n in ("C", "W", "z", "P", "gradient"))
+    return C, W, table, blocks, z, P, starts, gradient, allowed
+
+
+def minimum(H, B, ids):
+    """Smallest value of <z, H z>/2 - <B, z> over some columns."""
+    if not len(ids):
+        return 0.0
+    b = B[ids]
+    return -0.5 * np.sum(b * np.linalg.solve(H[np.ix_(ids, ids)], b))
+
+
+# sums of k <= 6 products in another order; the condition of H is below about 30
+ROUGH = {"float64": 1e-10, "float32": 2e-4}
+sizes = st.integers(1, 6)
+dtypes = st.sampled_from(["float64", "float32"])
+
+
+def check_outs(gain, out, every):
+    """The partner named brings the gain; equal gains may name any of theirs."""
+    finite = np.isfinite(gain)
+    np.testing.assert_array_equal(finite, np.isfinite(every.max(axis=0)))
+    named = np.take_along_axis(every, out[None], axis=0)[0]
+    return named[finite], gain[finite]
+
+
+@given(
+    st.integers(0, 10**6),
+    sizes,
+    st.integers(1, 12),
+    st.integers(1, 3),
+    dtypes,
+    st.booleans(),
+)
+def test_single_exchanges(seed, k, more, q, dtype, masked):
+    m = model(seed, k, k + more, q, dtype)
+    rng = np.random.default_rng(seed)
+    allowed = rng.random((k, k + more)) < 0.7 if masked else None
+    arguments = single_arguments(m, allowed)
+    gain, out = _native.best_single_exchanges(*arguments)
+    twin, _ = _twins.best_single_exchanges(*arguments)
+    rough = ROUGH[dtype]
+    assert gain.dtype == np.dtype(dtype)
+    np.testing.assert_allclose(gain[k:], twin[k:], rtol=rough, atol=rough)
+    every = _twins.single_gains(*arguments[:-1])
+    if allowed is not None:
+        every = np.where(allowed, every, -np.inf)
+    named, found = check_outs(gain[k:], out[k:], every[:, k:])
+    np.testing.assert_allclose(named, found, rtol=rough, atol=rough)
+    before = minimum(m["H"], m["B"], np.arange(k))
+    for j in range(k, k + more):
+        if not np.isfinite(gain[j]):
+            continue
+        ids = np.append(np.delete(np.arange(k), out[j]), j)
+        exact = before - minimum(m["H"].astype(float), m["B"].astype(float), ids)
+        assert gain[j] == pytest.approx(exact, rel=10 * rough, abs=10 * rough)
+
+
+@given(
+    st.integers(0, 10**6),
+    st.lists(st.integers(1, 3), min_size=2, max_size=6),
+    st.data(),
+    st.integers(1, 3),
+    dtypes,
+    st.booleans(),
+)
+def test_group_exchanges(seed, group_sizes, data, q, dtype, masked):
+    n_in = data.draw(st.integers(1, len(group_sizes) - 1))
+    K = sum(group_sizes[:n_in])
+    m = model(seed, K, sum(group_sizes), q, dtype)
+    rng = np.random.default_rng(seed)
+    allowed = rng.random((n_in, len(group_sizes))) < 0.7 if masked else None
+    arguments = group_arguments(m, group_sizes, allowed)
+    gain, out = _native.best_group_exchanges(*arguments)
+    twin, _ = _twins.best_group_exchanges(*arguments)
+    rough = ROUGH[dtype]
+    # the twin adds 1e-9 of the curvature where the loop leaves small pivots out
+    np.testing.assert_allclose(
+        gain[n_in:], twin[n_in:], rtol=max(rough, 1e-6), atol=rough
+    )
+    columns = np.split(np.arange(sum(group_sizes)), np.cumsum(group_sizes)[:-1])
+    before = minimum(m["H"], m["B"], np.arange(K))
+    for j in range(n_in, len(group_sizes)):
+        if not np.isfinite(gain[j]):
+            assert allowed is not None
+            assert not allowed[:, j].any()
+            continue
+        inside = [g for g in range(n_in) if g != out[j]] + [j]
+        ids = np.concatenate([columns[g] for g in inside])
+        exact = before - minimum(m["H"].astype(float), m["B"].astype(float), ids)
+        floor = max(10 * rough, 1e-7)  # the twin's, times the condition
+        assert gain[j] == pytest.approx(exact, rel=floor, abs=floor)
+        if allowed is not None:
+            assert allowed[out[j], j]
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 3))
+def test_groups_of_one_are_single_exchanges(seed, k, q):
+    m = model(seed, k, k + 5, q, "float64")
+    single, _ = _native.best_single_exchanges(*single_arguments(m, None))
+    group, _ = _native.best_group_exchanges(*group_arguments(m, [1] * (k + 5), None))
+    # the twin adds 1e-9 of the curvature
+    np.testing.assert_allclose(group[k:], single[k:], rtol=1e-7, atol=1e-9)
+
+
+def test_columns_in_the_span_of_others_bring_nothing_wild():
+    """A copy of an inner column, an empty column: gains stay below what there is."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((50, 6))
+    X[:, 4] = X[:, 0]
+    X[:, 5] = 0
+    y = X @ np.array([1.0, 2, 0, 0, 0, 0]) + rng.standard_normal(50)
+    H, b = X.T @ X / 50, (X.T @ y / 50)[:, None]
+    P = np.linalg.inv(H[:2, :2])
+    C = np.ascontiguousarray(H[:2])
+    z = P @ b[:2]
+    gradient = C.T @ z - b
+    arguments = (C, P @ C, z, np.diag(P).copy(), gradient, np.diag(H).copy(), None)
+    for module in (_native, _twins):
+        gain, out = module.best_single_exchanges(*arguments)
+        assert not np.isnan(gain).any()
+        assert gain[4] == pytest.approx(0, abs=1e-9)  # for the column it copies
+        assert out[4] == 0
+        assert gain[5] <= 0
+
+
+@needs_compiled
+@pytest.mark.parametrize("position", range(6))
+def test_single_wrong_shapes_are_refused(position):
+    arguments = list(single_arguments(model(0, 3, 7, 2, "float64"), None))
+    shape = [n + 1 for n in arguments[position].shape]
+    arguments[position] = np.ones(shape)
+    with pytest.raises((ValueError, TypeError)):
+        _native.best_single_exchanges(*arguments)
+
+
+@needs_compiled
+def test_single_wrong_kinds_are_refused():
+    good = single_arguments(model(0, 3, 7, 2, "float64"), np.ones((3, 7), bool))
+    for position, bad in (
+        (0, good[0].astype(np.float32)),
+        (1, good[1].astype(int)),
+        (2, good[2][:, 0].copy()),
+        (4, np.asfortranarray(good[4])),
+        (6, np.ones((7, 3), bool)),
+    ):
+        arguments = list(good)
+        arguments[position] = bad
+        with pytest.raises((ValueError, TypeError)):
+            _native.best_single_exchanges(*arguments)
+
+
+@needs_compiled
+def test_group_wrong_shapes_and_indices_are_refused():
+    good = group_arguments(
+        model(0, 3, 7, 2, "float64"), [2, 1, 3, 1], np.ones((2, 4), bool)
+    )
+    _native.best_group_exchanges(*good)
+    beyond, below = good[2].copy(), good[2].copy()
+    beyond[1, 0], below[1, 0] = 7, -2
+    for position, bad in (
+        (1, good[1][:, :-1].copy()),
+        (2, beyond),
+        (2, below),
+        (3, good[3][:-1].copy()),
+        (4, good[4][:-1].copy()),
+        (5, good[5][:, :-1].copy()),
+        (6, np.array([0, 2, 4])),
+        (6, np.array([0, 5, 3])),
+        (6, np.array([-1, 2, 3])),
+        (6, np.empty(0, int)),
+        (7, good[7][:-1].copy()),
+        (8, np.ones((4, 2), bool)),
+    ):
+        arguments = list(good)
+        arguments[position] = bad
+        with pytest.raises((ValueError, TypeError)):
+            _native.best_group_exchanges(*arguments)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_function_has_a_twin(name):
+    assert callable(getattr(_twins, name))
+    source = Path(__file__).read_text(encoding="utf-8")
+    assert f"_native.{name}(" in source, f"compare {name} with its twin here"
+
+
+def test_the_twins_are_chosen_by_the_environment():
+    code = "from vitalfew import _native; print(_native.COMPILED)"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"VITALFEW_NATIVE": "0"},
+    )
+    assert run.stdout.strip() == "False"
