@@ -306,18 +306,36 @@ def test_quadratics_of_other_numbers(dtype):
     ("structure", "words"),
     [
         (Cardinality(5), r"n_nonzero .*0 to 4 .*got 5"),
-        (Cardinality(-1), r"n_nonzero .*0 to 4 .*got -1"),
-        (Cardinality(2.0), r"n_nonzero .*got 2.0"),
         (Rows(5), r"n_rows .*0 to 4 .*got 5"),
         (Groups([0, 1, 1], 1), r"labels .*\(4,\).*\(3,\)"),
         (Groups([0, 1, 1, 2], 4), r"n_groups .*0 to 3 .*got 4"),
-        (Cardinality(density=2), r"density .*got 2"),
         (Cardinality(2, keep=(7,)), r"keep .*0 to 3.*\(7,\)"),
     ],
 )
 def test_structures_that_do_not_fit(structure, words, X):
     with pytest.raises(ValueError, match=words):
         solve(LeastSquares(X, X[:, 0]), structure)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Cardinality(-1), r"n_nonzero .*at least 0, got -1"),
+        (lambda: Cardinality(2.0), r"n_nonzero .*got 2.0"),
+        (lambda: Cardinality(True), r"n_nonzero .*got True"),
+        (lambda: Cardinality(), r"exactly one of n_nonzero and density"),
+        (lambda: Cardinality(2, density=0.5), r"exactly one of n_nonzero and density"),
+        (lambda: Cardinality(density=2), r"density .*got 2"),
+        (lambda: Rows(-1), r"n_rows .*got -1"),
+        (lambda: Groups([0, 1], -1), r"n_groups .*got -1"),
+        (lambda: Groups([0, 1], costs=[1, 1], max_cost=-1), r"max_cost .*-1"),
+        (lambda: Cardinality(2).n_atoms, r"does not know the shape of x"),
+        (lambda: Cardinality(density=0.5).budget, r"does not know the shape of x"),
+    ],
+)
+def test_budgets_that_make_no_sense(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
 
 
 def test_no_cost_can_be_paid(X):

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from vitalfew._arrays import to_host
 from vitalfew._solve import solve
+from vitalfew._threads import one_thread_if_small
 from vitalfew._validation import check_rng
-from vitalfew.contracts import HasRows, Ints, Solver
+from vitalfew.contracts import HasRows, Ints, Solver, Structure, follows
 from vitalfew.exceptions import IncompatibleError, MissingDependencyError
 from vitalfew.solution import Solution, Status
 from vitalfew.solvers import LocalSearch
@@ -149,7 +150,7 @@ def path(
     ValueError
         If there are no budgets, or `choose` or `cv` cannot be used.
     IncompatibleError
-        If the objective has no rows to cross-validate over.
+        If `structure` is a penalty, or the objective has no rows to choose by.
 
     Notes
     -----
@@ -178,13 +179,18 @@ def path(
     if not wanted:
         raise ValueError("budgets must not be empty")
     rng = check_rng(rng)
-    validation = isinstance(choose, HasRows)
+    validation = follows(choose, HasRows)
+    if not follows(structure, Structure):
+        raise IncompatibleError(
+            "structure must be one of vitalfew.structures, with a budget to vary, "
+            f"got {type(structure).__name__}"
+        )
     if not (choose is None or validation or choose in CRITERIA):
         raise ValueError(
             f"choose must be one of {', '.join(CRITERIA)}, an objective that holds "
             f"validation rows, or None, got {choose!r}"
         )
-    if choose is not None and not isinstance(objective, HasRows):
+    if choose is not None and not follows(objective, HasRows):
         raise IncompatibleError(
             f"choosing a budget needs an objective over rows, and "
             f"{type(objective).__name__} is none; pass choose=None"
@@ -192,30 +198,18 @@ def path(
     by_folds = not validation and choose in ("cv", "cv-1se")
     folds = _folds(cv, objective, rng) if by_folds else []
     walk = _Walk(structure, wanted, solver, max_seconds, callback, 1 + len(folds))
-    solutions = walk.along(objective)
-    wanted = wanted[: len(solutions)]
-    scores = spread = per_fold = None
-    if by_folds:
-        per_fold = _held_out(walk, objective, folds, len(wanted))
-        if len(per_fold):
-            scores = per_fold.mean(axis=0)
-            spread = per_fold.std(axis=0, ddof=1 if len(per_fold) > 1 else 0)
-            spread = spread / math.sqrt(len(per_fold))
-    elif validation:
-        scores = np.array([choose.loss_at(s.x, s.intercept) for s in solutions])
-    elif choose is not None:
-        bound = structure.on(objective.shape)
-        scores = np.array([_criterion(choose, objective, bound, s) for s in solutions])
+    with one_thread_if_small(objective):
+        solutions = walk.along(objective)
+        scores, spread, per_fold = _score(choose, objective, walk, folds, solutions)
     name = "validation" if validation else str(choose or "none")
-    index = _choice(name, scores, spread, len(solutions))
     return Path(
-        budgets=[float(b) for b in wanted],
+        budgets=wanted[: len(solutions)],
         solutions=solutions,
         scores=scores,
         spread=spread,
         fold_scores=per_fold,
         choose=name,
-        best_index=index,
+        best_index=_choice(name, scores, spread, len(solutions)),
         interrupted=walk.interrupted,
     )
 
@@ -287,7 +281,7 @@ def _folds(
     from sklearn.model_selection import KFold, StratifiedKFold
 
     n = objective.n_samples
-    strata = getattr(objective, "strata", None)
+    strata = objective.strata
     if isinstance(cv, (int, np.integer)):
         if not 2 <= cv <= n:
             raise ValueError(f"cv must lie between 2 and the {n} rows, got {cv}")
@@ -330,11 +324,35 @@ def _held_out(
     return np.array(scores)
 
 
+def _score(
+    choose: Any,
+    objective: Any,
+    walk: "_Walk",
+    folds: list[tuple[Ints, Ints]],
+    solutions: list[Solution],
+) -> tuple[Any, Any, Any]:
+    """Score of each solution, its standard error, and the scores of the folds."""
+    if choose is None:
+        return None, None, None
+    if follows(choose, HasRows):
+        held = [choose.loss_at(s.x, s.intercept) for s in solutions]
+        return np.array(held), None, None
+    if not folds:
+        at = walk.structure.on(objective.shape)
+        found = [_criterion(choose, objective, at, s) for s in solutions]
+        return np.array(found), None, None
+    per_fold = _held_out(walk, objective, folds, len(solutions))
+    if not len(per_fold):
+        return None, None, None
+    spread = per_fold.std(axis=0, ddof=1 if len(per_fold) > 1 else 0)
+    return per_fold.mean(axis=0), spread / math.sqrt(len(per_fold)), per_fold
+
+
 def _criterion(name: str, objective: Any, structure: Any, solution: Solution) -> float:
     """Information criterion of one solution; see the notes of `path`."""
     n, atoms = objective.n_samples, len(solution.support)
     used = int(np.count_nonzero(to_host(solution.x)))
-    free = used * getattr(objective, "free_share", 1.0)
+    free: float = used * objective.free_share
     deviance: float = objective.deviance(solution.x, solution.intercept)
     if name == "gic":
         rate = math.log(max(structure.n_atoms, 2)) * math.log(max(math.log(n), 1.0))

@@ -12,8 +12,18 @@ import numpy as np
 
 from vitalfew import _checkpoint, solvers
 from vitalfew._arrays import as_array, namespace, to_host, zeros
+from vitalfew._threads import one_thread_if_small
 from vitalfew._validation import check_rng
-from vitalfew.contracts import Fit, Objective, Penalty, Solver, Structure
+from vitalfew.contracts import (
+    Fit,
+    HasRows,
+    HasSwapGains,
+    Objective,
+    Penalty,
+    Solver,
+    Structure,
+    follows,
+)
 from vitalfew.exceptions import IncompatibleError
 from vitalfew.solution import Solution, Status
 from vitalfew.solvers.omp import grow
@@ -51,7 +61,8 @@ def solve(
     start : Fit, Solution or Solver, optional
         Where to begin; a solver is run first. The empty support by default.
     max_iter : int, optional
-        Most steps of all solvers together; 1,000 by default, 10,000 for a penalty.
+        Most steps of all solvers together; 1,000 and four for each entry of `x` by
+        default, 10,000 for a penalty.
     max_seconds : float, optional
         Wall time after which the best point so far is returned; looked at between
         steps.
@@ -87,18 +98,18 @@ def solve(
     array([3, 7])
     """
     penalised = _is_penalty(structure)
-    if not isinstance(objective, Objective):
+    if not follows(objective, Objective):
         raise IncompatibleError(
             f"objective must be one of vitalfew.objectives or follow "
             f"vitalfew.contracts.Objective, got {type(objective).__name__}"
         )
-    if not penalised and not isinstance(structure, Structure):
+    if not penalised and not follows(structure, Structure):
         raise IncompatibleError(
             f"structure must be one of vitalfew.structures or vitalfew.penalties, "
             f"got {type(structure).__name__}"
         )
     if max_iter is None:
-        max_iter = 10_000 if penalised else 1_000
+        max_iter = 10_000 if penalised else 1_000 + 4 * math.prod(objective.shape)
     if max_iter < 0:
         raise ValueError(f"max_iter must not be negative, got {max_iter}")
     if max_seconds is not None and not max_seconds >= 0:
@@ -115,19 +126,23 @@ def solve(
     run = _Run(
         objective, structure, stages, max_iter, max_seconds, callback, checkpoint, rng
     )
-    run.begin(start)
-    return run.to_the_end()
+    with one_thread_if_small(objective):
+        run.begin(start)
+        return run.to_the_end()
 
 
 def _is_penalty(structure: Any) -> bool:
-    return isinstance(structure, Penalty) and not isinstance(structure, Structure)
+    return follows(structure, Penalty) and not follows(structure, Structure)
 
 
 def _default(objective: Any, structure: Any, start: Any) -> tuple[Solver[Any], Any]:
     if _is_penalty(structure):
         return solvers.ProximalGradient(), start
-    n, p = getattr(objective, "n_samples", 0), objective.shape[0]
-    if start is None and n < ROWS_PER_COLUMN * p:
+    if follows(objective, HasRows):
+        few_rows = objective.n_samples < ROWS_PER_COLUMN * objective.shape[0]
+    else:
+        few_rows = not follows(objective, HasSwapGains)
+    if start is None and few_rows:
         start = solvers.GraSP()
     return solvers.LocalSearch(), start
 
@@ -146,7 +161,8 @@ def check_pairing(solver: Solver[Any], objective: Any, structure: Any) -> None:
     """
     if not isinstance(solver, Solver):
         raise IncompatibleError(
-            f"solver must be an instance of a class in vitalfew.solvers, got {solver!r}"
+            "solver must be an instance of a class in vitalfew.solvers, as in "
+            f"{solvers.__all__[0]}(), got {solver!r}"
         )
     problem = _mismatch(solver, objective, structure)
     if problem is None:
@@ -165,7 +181,7 @@ def _mismatch(solver: Solver[Any], objective: Any, structure: Any) -> str | None
         wanted = "a penalty" if solver.accepts is Penalty else "a structure"
         return f"needs {wanted}, not {type(structure).__name__}"
     for need in solver.needs:
-        if not isinstance(objective, need) and not isinstance(structure, need):
+        if not follows(objective, need) and not follows(structure, need):
             return f"needs {need.__name__}, which {type(objective).__name__} lacks"
     return None
 
@@ -192,7 +208,7 @@ class _Run:
         self.begun = self.stored = time.perf_counter()
         self.n_iter, self.stage = 0, 0
         self.history: list[float] = []
-        self.best: Fit | None = None
+        self.best: Any = None  # a Fit from the start on
         self.best_value = math.inf
         self.state: Any = None
 
@@ -267,10 +283,24 @@ class _Run:
                 solver = self.stages[self.stage + 1]
                 state = solver.init(self.objective, self.structure, self.best, self.rng)
                 self.state, self.stage = state, self.stage + 1
+            self._store()
+            fit, status = self._polished(status)
         except KeyboardInterrupt:
             status = Status.INTERRUPTED
-        self._store()
-        return self._answer(status)
+            self._store()
+            fit = self.best
+        if self.penalised:
+            fit = self._nonzero_part(fit)
+        return Solution(
+            x=fit.x,
+            value=self._total(fit),
+            status=status,
+            n_iter=self.n_iter,
+            seconds=time.perf_counter() - self.begun,
+            solver=", then ".join(describe(s) for s in self.stages),
+            fit=fit,
+            history=self.history,
+        )
 
     def _one_stage(self, solver: Solver[Any]) -> Status:
         while True:
@@ -303,49 +333,40 @@ class _Run:
     def _note(self, fit: Fit) -> None:
         value = self._total(fit)
         self.history.append(value)
-        if self._allowed(fit) and (self.best is None or value < self.best_value):
-            self.best, self.best_value = fit, value
+        allowed = self._allowed(fit)
+        if self.best is None or (allowed and value < self.best_value):
+            self.best, self.best_value = fit, value if allowed else math.inf
 
     def _allowed(self, fit: Fit) -> bool:
         return self.penalised or self.structure.allows(fit.support)
 
     # -- the end -----------------------------------------------------------------------
 
-    def _answer(self, status: Status) -> Solution:
-        fit, objective, structure = self.best, self.objective, self.structure
-        if fit is None:  # nothing feasible was seen: trim what there is
-            fit = self._start_fit(None)
+    def _polished(self, status: Status) -> tuple[Fit, Status]:
+        """Refit the best point, use what room is left, and say why it ends there."""
+        best = self.best
         if self.penalised:
-            x = fit.x
-            ids = np.flatnonzero(to_host(x).ravel())
-            ones = np.ones(len(ids), np.int64)
-            support = Coordinates(ids, ids, ones, tuple(objective.shape))
-            fit = objective.at(support, support.restrict(x))
-            value = self._total(fit)
-        else:
-            refitted = self._refit(fit.support, fit)
-            fit = refitted if refitted.value <= fit.value else fit
-            if status is Status.CONVERGED:
-                # room that a solver left is used as long as that helps
-                grown = grow(objective, structure, fit)
-                while grown is not None and math.isfinite(grown.value):
-                    fit, grown = grown, grow(objective, structure, grown)
-            value = fit.value
-            if fit.status is Status.SEPARATED:
-                status = Status.SEPARATED
-            elif status is Status.CONVERGED:
-                more = structure.strongest(fit.gradient, fit.support, 1)
-                status = Status.FEWER if len(more) else status
-        return Solution(
-            x=fit.x,
-            value=value,
-            status=status,
-            n_iter=self.n_iter,
-            seconds=time.perf_counter() - self.begun,
-            solver=", then ".join(describe(s) for s in self.stages),
-            fit=fit,
-            history=self.history,
-        )
+            return best, status
+        fit = self._refit(best.support, best)
+        fit = fit if fit.value <= best.value else best
+        if status is Status.CONVERGED:
+            grown = grow(self.objective, self.structure, fit)
+            while grown is not None and math.isfinite(grown.value):
+                fit, grown = grown, grow(self.objective, self.structure, grown)
+        if fit.status is Status.SEPARATED:
+            status = Status.SEPARATED
+        elif status is Status.CONVERGED:
+            more = self.structure.strongest(fit.gradient, fit.support, 1)
+            status = Status.FEWER if len(more) else status
+        return fit, status
+
+    def _nonzero_part(self, fit: Fit) -> Fit:
+        """Return the same point, on the support of what is not zero."""
+        ids = np.flatnonzero(to_host(fit.x).ravel())
+        ones = np.ones(len(ids), np.int64)
+        support = Coordinates(ids, ids, ones, tuple(self.objective.shape))
+        kept: Fit = self.objective.at(support, support.restrict(fit.x))
+        return kept
 
     # -- checkpoints -------------------------------------------------------------------
 

@@ -11,13 +11,15 @@ from vitalfew._arrays import is_array_api_obj, namespace, to_host
 from vitalfew.contracts import Array, Ints
 
 
-def check_count(name: str, value: Any, least: int, most: int, why: str) -> int:
+def check_count(
+    name: str, value: Any, least: int, most: int | None = None, why: str = ""
+) -> int:
     """Return an integer between two bounds, or say what is wrong with it."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or not least <= int(value) <= most:
-        raise ValueError(
-            f"{name} must be an integer from {least} to {most} ({why}), got {value!r}"
-        )
+    if not whole or int(value) < least or (most is not None and int(value) > most):
+        rule = f"of at least {least}" if most is None else f"from {least} to {most}"
+        why = f" ({why})" if why else ""
+        raise ValueError(f"{name} must be an integer {rule}{why}, got {value!r}")
     return int(value)
 
 
@@ -63,7 +65,8 @@ def check_labels(labels: Any) -> Ints:
 def check_finite(name: str, x: Any) -> None:
     """Raise if an array holds NaN or infinity, saying how many and where."""
     if scipy.sparse.issparse(x):
-        values = x.data
+        sparse: Any = x
+        values = sparse.data
     else:
         xp = namespace(x)
         if bool(xp.isfinite(xp.sum(x))):

@@ -12,8 +12,10 @@ Arrays stay in the library they came from (NumPy, torch, anything that follows t
 array API standard); numbers of atoms and coordinates are NumPy integers on the host.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from typing import (
     Any,
     ClassVar,
@@ -22,11 +24,65 @@ from typing import (
     Protocol,
     Self,
     TypeVar,
-    runtime_checkable,
 )
 
 import numpy as np
 from numpy.typing import NDArray
+
+__all__ = [
+    "Array",
+    "Exchanges",
+    "Fit",
+    "HasAtoms",
+    "HasRows",
+    "HasSwapGains",
+    "Ints",
+    "Objective",
+    "Penalty",
+    "Shape",
+    "Solver",
+    "Span",
+    "State",
+    "Structure",
+    "Support",
+    "follows",
+]
+
+
+def follows(thing: object, protocol: type) -> bool:
+    """Say whether an object has all members of a protocol, without touching them.
+
+    `isinstance` would compute the properties of a protocol on Python 3.11.
+
+    Parameters
+    ----------
+    thing : object
+        What to look at.
+    protocol : type
+        One of the protocols of this module.
+
+    Returns
+    -------
+    bool
+        Whether every public member is there.
+    """
+    missing = object()
+    return all(
+        inspect.getattr_static(thing, name, missing) is not missing
+        for name in _members(protocol)
+    )
+
+
+@cache
+def _members(protocol: type) -> tuple[str, ...]:
+    return tuple(
+        name
+        for base in protocol.__mro__
+        if getattr(base, "_is_protocol", False)
+        for name in vars(base)
+        if not name.startswith("_")
+    )
+
 
 Array = Any  # any array-API array; shapes are told in docstrings
 Ints = NDArray[np.int64]
@@ -97,7 +153,6 @@ class Exchanges(NamedTuple):
     gain: NDArray[np.float64]  # decrease of the objective
 
 
-@runtime_checkable
 class Objective(Protocol):
     """A function to minimise.
 
@@ -127,7 +182,6 @@ class Objective(Protocol):
         """
 
 
-@runtime_checkable
 class HasSwapGains(Protocol):
     """An objective that knows what every exchange of two atoms would bring."""
 
@@ -135,13 +189,20 @@ class HasSwapGains(Protocol):
         """Return the `count` best entering atoms, or None without a formula."""
 
 
-@runtime_checkable
 class HasRows(Protocol):
     """An objective that is a mean over samples, as cross-validation needs."""
 
     @property
     def n_samples(self) -> int:
         """Number of rows."""
+
+    @property
+    def strata(self) -> Ints | None:
+        """Classes that folds should hold in equal shares, or None."""
+
+    @property
+    def free_share(self) -> float:
+        """Share of the coefficients that is free: below one if some are redundant."""
 
     def rows(self, indices: Ints) -> Self:
         """Return the same objective on some of the rows."""
@@ -153,7 +214,6 @@ class HasRows(Protocol):
         """Minus twice the log-likelihood, up to a constant of the data."""
 
 
-@runtime_checkable
 class Structure(Protocol):
     """A feasible set: which points are allowed, as unions of atoms.
 
@@ -200,9 +260,6 @@ class Structure(Protocol):
     def pick(self, support: Any, position: int) -> Any:
         """Return one atom of a support as a support."""
 
-    def exchange(self, support: Any, out: int, into: int) -> Any:
-        """Return the support with the atom at a position replaced by another."""
-
     def step(self, fit: Fit, size: float) -> tuple[Any, Array]:
         """Project ``x - size * gradient``: the support and the coordinates in it."""
 
@@ -218,7 +275,27 @@ class Structure(Protocol):
         """Say whether a point is feasible."""
 
 
-@runtime_checkable
+class HasAtoms(Structure, Protocol):
+    """A structure whose atoms can be numbered: each owns coordinates of `x`."""
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms there are to choose from."""
+
+    @property
+    def table(self) -> Ints:
+        """Coordinates of each atom, one row each, padded with -1 at the end."""
+
+    def support(self, atoms: Any) -> Any:
+        """Return the span of some atoms, in the order given."""
+
+    def exchange(self, support: Any, out: int, into: int) -> Any:
+        """Return the support with the atom at a position replaced by another."""
+
+    def exchangeable(self, support: Any) -> Any:
+        """Which exchanges are allowed, (k, n_atoms), or None when all are."""
+
+
 class Penalty(Protocol):
     """A cost added to the objective."""
 
@@ -241,7 +318,8 @@ class Solver(ABC, Generic[State]):
 
     A solver never loops, prints or times: `vitalfew.solve` does. Its state is a frozen
     record of arrays, numbers, strings, fits and tuples of these, so that a run can be
-    stored and taken up again.
+    stored and taken up again; a random solver draws a seed from `rng` in `init`, keeps
+    it with a count of its steps, and makes each step's generator from the two.
     """
 
     needs: ClassVar[tuple[type, ...]] = ()  # protocols the objective must follow

@@ -1,5 +1,12 @@
 """Errors and warnings of the library."""
 
+__all__ = [
+    "ConvergenceWarning",
+    "DataError",
+    "IncompatibleError",
+    "MissingDependencyError",
+]
+
 
 class IncompatibleError(TypeError):
     """An objective, a structure and a solver that do not fit together."""

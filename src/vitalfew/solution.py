@@ -1,7 +1,7 @@
 """What `solve` returns: one object with a reason for stopping."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -11,6 +11,8 @@ from vitalfew._arrays import to_host
 from vitalfew.contracts import Array, Fit, Ints
 from vitalfew.exceptions import MissingDependencyError
 
+MOST_SHOWN = 20  # members of a support that are printed
+
 
 class Status(StrEnum):
     """Why a run stopped; each member is the sentence shown to the user."""
@@ -18,8 +20,8 @@ class Status(StrEnum):
     CONVERGED = "the solver's own criterion was met"
     FEWER = "fewer atoms than allowed: no further atom lowers the objective"
     SEPARATED = (
-        "the chosen columns separate the classes: the best coefficients are infinite "
-        "and were stopped on the way; give the objective an l2 > 0"
+        "the chosen columns separate the classes or the events: the best coefficients "
+        "are infinite and were stopped on the way; give the objective an l2 > 0"
     )
     MAX_ITER = "the limit of iterations was reached; the best point so far is returned"
     MAX_SECONDS = "the time limit was reached; the best point so far is returned"
@@ -33,7 +35,7 @@ class Status(StrEnum):
         return self in (Status.CONVERGED, Status.FEWER)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Solution:
     """A feasible point, refitted on its support, with how it was found.
 
@@ -59,15 +61,26 @@ class Solution:
         A proven lower bound of the optimum, when one was computed.
     """
 
-    x: Array = field(repr=False)
+    x: Array
     value: float
     status: Status
     n_iter: int
     seconds: float
     solver: str
-    fit: Fit = field(repr=False)
-    history: Sequence[float] = field(repr=False, default=())
+    fit: Fit
+    history: Sequence[float] = ()
     lower_bound: float | None = None
+
+    def __repr__(self) -> str:
+        support, rest = self.support, ""
+        if len(support) > MOST_SHOWN:
+            support, rest = support[:MOST_SHOWN], ", ..."
+        shown = ", ".join(str(i) for i in support.tolist()) + rest
+        return (
+            f"Solution({len(self.support)} chosen: [{shown}], value={self.value:.6g}, "
+            f"{self.status.name}: {self.status}; {self.solver}, {self.n_iter} steps, "
+            f"{self.seconds:.3g} s)"
+        )
 
     @property
     def support(self) -> Ints:

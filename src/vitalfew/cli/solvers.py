@@ -24,7 +24,10 @@ def solvers(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("solver", "use", "cost of a step", "guarantee", "works on")
+    table = Table()
+    table.add_column("solver", no_wrap=True)
+    for title in ("use", "cost of a step", "guarantee", "works on"):
+        table.add_column(title)
     for row in rows:
         cells = ("name", "use", "cost", "guarantee", "accepts")
         table.add_row(*(Text(str(row[cell])) for cell in cells))

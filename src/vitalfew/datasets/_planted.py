@@ -185,10 +185,14 @@ def make_sparse_classification(
 
     Parameters
     ----------
-    n_samples, n_features, n_nonzero, correlation, rng
+    n_samples, n_features, n_nonzero : int
         As in `make_sparse_regression`.
+    correlation : float, default=0.5
+        Of neighbouring columns.
     spread : float, default=4.0
         Standard deviation of the log-odds: the larger, the clearer the classes.
+    rng : numpy.random.Generator, int or None
+        Randomness.
 
     Returns
     -------
@@ -218,11 +222,15 @@ def make_sparse_survival(
 
     Parameters
     ----------
-    n_samples, n_features, n_nonzero, correlation, rng
+    n_samples, n_features, n_nonzero : int
         As in `make_sparse_regression`.
+    correlation : float, default=0.5
+        Of neighbouring columns.
     censoring_time : float, default=1.65
         Mean of the exponential censoring times; events have a mean of one where the
         predictor is zero.
+    rng : numpy.random.Generator, int or None
+        Randomness.
 
     Returns
     -------

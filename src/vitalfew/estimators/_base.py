@@ -16,7 +16,7 @@ from vitalfew.exceptions import ConvergenceWarning
 from vitalfew.solution import Solution
 from vitalfew.structures import Groups, Rows
 
-GRID = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 65, 80, 100)
+GRID = (*range(11), 12, 15, 20, 25, 30, 40, 50, 65, 80, 100)
 AUTO_L2 = 1e-3  # for losses whose best coefficients may be infinite
 
 
@@ -68,7 +68,10 @@ class SparseEstimator(BaseEstimator):
         """Return the structure, its budget still to be set."""
         if self.groups is None:
             return Rows(0)
-        labels = check_labels(self.groups)
+        labels = np.asarray(self.groups)
+        if labels.dtype.kind in "OUS":
+            labels = np.unique(labels, return_inverse=True)[1]
+        labels = check_labels(labels)
         if labels.shape != (p,):
             raise ValueError(
                 f"groups must have one label for each of the {p} columns, "

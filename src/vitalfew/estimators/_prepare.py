@@ -16,6 +16,7 @@ Ints = NDArray[np.int64]
 
 SAME = 0.9999  # correlation from which a column repeats the target
 FEWEST_BLOCKS = 3
+FEWEST_SURE, ROWS_PER_LEVEL = 10, 3  # from which a perfect match is no accident
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +249,8 @@ def _category_leaks(features: Columns, outcome: Outcome) -> dict[str, str]:
         there = column.codes >= 0
         codes = column.codes[there]
         n_levels = len(column.levels)
-        if n_levels < 2 or len(codes) < 2 * n_levels:
+        few = max(FEWEST_SURE, ROWS_PER_LEVEL * n_levels, len(there) // 2)
+        if n_levels < 2 or len(codes) < few:
             continue
         for answer, y in _answers(outcome):
             given = y[there]

@@ -105,16 +105,19 @@ class Study:
         self.scores = {name: [] for name in MODELS}
         features = self.given.features
         small = features.n_rows * len(features.names) < MANY_CELLS
-        # threads of BLAS cost more than they bring on small matrices
-        calm = threadpool_limits(limits=1 if small else None, user_api="blas")
-        with calm, Clock(self.settings.seconds) as self.clock:
-            self._choose()
+        # on small matrices threads cost more than they bring
+        calm = threadpool_limits(limits=1 if small else None)
+        # trial points that overflow are refused where they are made, without a word
+        silent = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+        with calm, silent, Clock(self.settings.seconds) as self.clock:
             try:
-                for part in (self._tie, self._resample, self._judge):
+                for part in (self._choose, self._tie, self._resample, self._judge):
                     if self.clock.interrupted:
                         break
                     part()
             except KeyboardInterrupt:
+                if not hasattr(self, "model"):
+                    raise
                 self.clock.interrupted = True
             self._say_what_is_missing()
             self.seconds = self.clock.passed
@@ -162,16 +165,19 @@ class Study:
             outcome, self.given.blocks, self.settings.cv_folds, self._rng(1)
         )
         try:
-            self.model = self._fit(self.folds, self.settings.criterion)
+            model = self._fit(self.folds, self.settings.criterion)
         except KeyboardInterrupt:
             if not self.walked:
                 raise
             # the path over all rows was there: make it again, without the folds
-            self.model = self._fit(None if asked else [], "bic")
-        if self.model.path.interrupted:
-            if self.clock.interrupted and not len(self.model.solution.support):
+            model = self._fit(None if asked else [], "bic")
+            self.clock.interrupted = True
+        if model.path.interrupted or self.clock.interrupted:
+            if self.clock.interrupted and not len(model.solution.support):
                 raise KeyboardInterrupt
+            self.model = model
             self.cut_short.append(self._what_was_cut())
+        self.model = model
         self.progress(CHOOSING, 1, 1)
 
     def _fit(self, folds: Any, criterion: str) -> Model:

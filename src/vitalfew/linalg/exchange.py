@@ -8,7 +8,7 @@ second-order estimate for other losses.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,20 @@ class QuadraticModel(NamedTuple):
     curvature: Array  # (p,): diagonal of the Hessian
 
 
+def _inverse(G: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverse of a Hessian on a support, in double precision; its own if singular."""
+    G64 = G.astype(np.float64)
+    diagonal = np.diagonal(G64)
+    G64 = G64 + np.diag(1e-12 * diagonal + np.where(diagonal > 0, 0, 1.0))
+    try:
+        np.linalg.cholesky(G64)
+    except np.linalg.LinAlgError:
+        P = np.linalg.pinv(G64, hermitian=True, rcond=1e-13)
+    else:
+        P = np.linalg.inv(G64)
+    return np.ascontiguousarray(P, dtype=G.dtype)
+
+
 class _OnHost(NamedTuple):
     C: NDArray[np.float64]
     P: NDArray[np.float64]
@@ -41,24 +55,72 @@ class _OnHost(NamedTuple):
     @classmethod
     def of(cls, model: QuadraticModel) -> "_OnHost":
         C, G, z, gradient, curvature = (np.asarray(to_host(a)) for a in model)
-        G64 = G.astype(np.float64)
-        if len(G64):
-            diagonal = np.diagonal(G64)
-            G64 = G64 + np.diag(1e-12 * diagonal + np.where(diagonal > 0, 0, 1.0))
-        P = (
-            np.linalg.pinv(G64, hermitian=True, rcond=1e-13)
-            if _flat(G64)
-            else (np.linalg.inv(G64))
+        return cls(C, _inverse(G), z, gradient, curvature)
+
+
+class GroupModel(NamedTuple):
+    """A quadratic around a fit whose atoms are groups of columns, on the host."""
+
+    C: NDArray[Any]  # (K, p): the Hessian's rows on the support
+    G: NDArray[Any]  # (K, K)
+    z: NDArray[Any]  # (K, q)
+    gradient: NDArray[Any]  # (p, q)
+    table: Ints  # (N, m): columns of each group, padded with -1
+    starts: Ints  # (k + 1,): where each group of the support begins
+    blocks: NDArray[Any]  # (N, m, m): the Hessian within each group
+
+    def gains(
+        self, allowed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[Any], Ints, NDArray[Any], NDArray[Any]]:
+        """What exchanges, additions alone and drops alone would bring.
+
+        Parameters
+        ----------
+        allowed : boolean array of shape (k, N) or None
+            Which exchanges may be made.
+
+        Returns
+        -------
+        gain, out : arrays of shape (N,)
+            Of the best exchange for each entering group, and which one leaves; empty
+            meaning where the support is.
+        alone : array of shape (N,)
+            Gain of adding each group, nothing leaving.
+        loss : array of shape (k,)
+            Loss of dropping each group of the support, nothing entering.
+        """
+        P = _inverse(self.G)
+        k, N = len(self.starts) - 1, len(self.table)
+        # a group of no columns that leaves is an addition alone
+        starts = np.append(self.starts, self.starts[-1])
+        nobody = np.zeros((k + 1, N), bool)
+        nobody[k] = True
+        alone, _ = self._best(P, starts, nobody)
+        gain, out = np.full(N, -np.inf), np.zeros(N, np.int64)
+        if k:
+            gain, out = self._best(P, self.starts, allowed)
+        loss = np.empty(k)
+        for h in range(k):
+            D = slice(self.starts[h], self.starts[h + 1])
+            loss[h] = np.sum(self.z[D] * np.linalg.solve(P[D, D], self.z[D])) / 2
+        return gain, out, alone, loss
+
+    def _best(
+        self, P: NDArray[Any], starts: Ints, allowed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.float64], Ints]:
+        dtype = self.C.dtype
+        gain, out = _native.best_group_exchanges(
+            np.ascontiguousarray(self.C),
+            np.ascontiguousarray(P @ self.C),
+            np.ascontiguousarray(self.table),
+            np.ascontiguousarray(self.blocks, dtype=dtype),
+            np.ascontiguousarray(self.z, dtype=dtype),
+            P,
+            np.ascontiguousarray(starts),
+            np.ascontiguousarray(self.gradient, dtype=dtype),
+            None if allowed is None else np.ascontiguousarray(allowed),
         )
-        return cls(C, P.astype(C.dtype), z, gradient, curvature)
-
-
-def _flat(G: NDArray[np.float64]) -> bool:
-    try:
-        np.linalg.cholesky(G)
-    except np.linalg.LinAlgError:
-        return True
-    return False
+        return gain.astype(np.float64), out
 
 
 def single_exchanges(
@@ -115,7 +177,7 @@ def single_exchanges(
         out[part] = np.argmax(total, axis=0)
         gain[part] = np.take_along_axis(total, out[None, part], axis=0)[0]
     gain[inside] = -np.inf
-    return _best(gain, out, count)
+    return best_of(gain, out, count)
 
 
 def _strip(
@@ -168,24 +230,30 @@ def group_exchanges(
     """
     if len(inside) == 0:
         return _nothing()
-    h = _OnHost.of(model)
-    gain, out = _native.best_group_exchanges(
-        np.ascontiguousarray(h.C),
-        np.ascontiguousarray(h.P @ h.C),
-        np.ascontiguousarray(table),
-        np.ascontiguousarray(to_host(blocks(table)), dtype=h.C.dtype),
-        np.ascontiguousarray(h.z),
-        np.ascontiguousarray(h.P),
-        np.ascontiguousarray(starts),
-        np.ascontiguousarray(h.gradient),
-        None if allowed is None else np.ascontiguousarray(allowed),
-    )
-    gain = gain.astype(np.float64)
+    C, G, z, gradient, _ = (np.asarray(to_host(a)) for a in model)
+    groups = GroupModel(C, G, z, gradient, table, starts, to_host(blocks(table)))
+    gain, out = groups._best(_inverse(G), starts, allowed)
     gain[inside] = -np.inf
-    return _best(gain, out, count)
+    return best_of(gain, out, count)
 
 
-def _best(gain: NDArray[np.float64], out: Ints, count: int) -> Exchanges:
+def best_of(gain: NDArray[np.float64], out: Ints, count: int) -> Exchanges:
+    """Return the `count` entering atoms of largest gain.
+
+    Parameters
+    ----------
+    gain : array of shape (N,)
+        Gain of the best exchange for each entering atom; -inf where there is none.
+    out : integer array of shape (N,)
+        Position in the support of the atom that leaves.
+    count : int
+        How many to return.
+
+    Returns
+    -------
+    Exchanges
+        Best first.
+    """
     gain = np.where(np.isnan(gain), -np.inf, gain)
     into = top(gain, count)
     into = into[np.isfinite(gain[into])]

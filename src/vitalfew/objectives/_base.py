@@ -1,5 +1,6 @@
 """What every objective gets for nothing: any span, by L-BFGS."""
 
+import sys
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -15,6 +16,7 @@ class BaseObjective(ABC):
 
     shape: Shape
     like: Array
+    size: int = sys.maxsize  # numbers it works on: small ones get one thread
 
     @abstractmethod
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:

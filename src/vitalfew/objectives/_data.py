@@ -1,6 +1,7 @@
 """What objectives over the rows of a table share: checked X, y and weights."""
 
 import copy
+import math
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -43,7 +44,7 @@ class DataObjective(BaseObjective):
         fit_intercept: bool = False,
     ) -> None:
         self.design = as_design(X)
-        self.like = self.design.like
+        self.like, self.size = self.design.like, math.prod(self.design.shape)
         self.l2 = check_nonnegative("l2", l2)
         self.fit_intercept = bool(fit_intercept)
         n = self.design.shape[0]
@@ -92,6 +93,11 @@ class DataObjective(BaseObjective):
     def strata(self) -> Ints | None:
         """Classes that folds should hold in equal shares, or None."""
         return None
+
+    @property
+    def free_share(self) -> float:
+        """Share of the coefficients that is free: below one if some are redundant."""
+        return 1.0
 
     def rows(self, indices: Ints) -> Self:
         """Return the same objective on some of the rows."""

@@ -16,7 +16,7 @@ from vitalfew.solution import Status
 from vitalfew.supports import Point
 
 MOST_NEWTON_STEPS = 100
-SEPARATED_BELOW = 1e-6  # of the loss at the start: where a diverging refit is stopped
+SEPARATED_BELOW = 1e-6  # mean loss at which a refit that diverges is stopped
 
 
 class GLM(DataObjective):
@@ -66,9 +66,9 @@ class GLM(DataObjective):
     def _check_target(self) -> None:
         """Raise if `y` cannot be a target of this loss."""
 
-    def _separated(self, eta: Array) -> bool:
-        """Whether the predictors show that the loss has no minimiser."""
-        del eta
+    def _separated(self, eta: Array, value: float) -> bool:
+        """Whether a fit shows that the loss has no minimiser on these columns."""
+        del eta, value
         return False
 
     # -- the Hessian; Cox adds its own term --------------------------------------------
@@ -183,7 +183,6 @@ class GLM(DataObjective):
             eta = self._null
             value = self._mean_loss(eta)
         tolerance = max(1e-10, 4 * precision(self.like))
-        bottom = SEPARATED_BELOW * abs(self._mean_loss(self._null))
         for _ in range(MOST_NEWTON_STEPS):
             s, c = self._slopes(eta), self._weights(eta)
             g, gb = A.rmatvec(s) + self.l2 * z, float(xp.sum(s))
@@ -211,7 +210,7 @@ class GLM(DataObjective):
             z, b, eta, value = new_z, b + t * step_b, new_eta, new
             if last:
                 break
-            if self.l2 == 0 and value <= bottom and self._separated(eta):
+            if self.l2 == 0 and self._separated(eta, value):
                 return self._fit(span, z, eta, b, Status.SEPARATED)
         return self._fit(span, z, eta, b, None)
 

@@ -1,5 +1,6 @@
 """Cox's partial likelihood for survival times."""
 
+import math
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -113,15 +114,14 @@ class Cox(GLM):
         ends = np.cumsum(np.bincount(group, minlength=n_groups)) - 1
         deaths = np.bincount(group, weights=event * (v > 0), minlength=n_groups)
         mass = np.bincount(group, weights=event * v, minlength=n_groups)
-        at = np.flatnonzero(deaths > 0)
+        at: Any = np.flatnonzero(deaths > 0)
         if self.ties == "breslow":
-            terms, weight = at, mass[at]
-            fraction = np.zeros(len(at))
+            terms, fraction, weight = at, np.zeros(len(at)), mass[at]
         else:
             many = deaths[at].astype(np.int64)
             terms = np.repeat(at, many)
-            rank = np.arange(len(terms)) - np.repeat(np.cumsum(many) - many, many)
-            fraction = rank / deaths[terms]
+            first = np.repeat(np.cumsum(many) - many, many)
+            fraction = (np.arange(len(terms)) - first) / deaths[terms]
             weight = mass[terms] / deaths[terms]
         self._n_groups, self._terms, self._ends = n_groups, terms, ends[terms]
         self._v = as_array(v, self.like)
@@ -176,6 +176,12 @@ class Cox(GLM):
     def _weights(self, eta: Array) -> Array:
         risk, S, _ = self._risk(eta)
         return risk * self._spread(self._omega / S)
+
+    def _separated(self, eta: Array, value: float) -> bool:
+        # risks so far apart that sums over risk sets are about to lose their digits
+        xp = namespace(eta)
+        smallest = float(xp.finfo(eta.dtype).smallest_normal)
+        return float(xp.max(eta) - xp.min(eta)) > -0.4 * math.log(smallest)
 
     def _means(self, eta: Array, A: Design) -> tuple[Array, Array, Array]:
         """Weighted means of columns over each risk set, (terms, k), and their parts."""

@@ -4,7 +4,7 @@ import numpy as np
 
 from vitalfew._arrays import namespace, to_host
 from vitalfew.contracts import Array, Ints
-from vitalfew.objectives._glm import PointwiseGLM
+from vitalfew.objectives._glm import SEPARATED_BELOW, PointwiseGLM
 
 
 class Logistic(PointwiseGLM):
@@ -65,7 +65,9 @@ class Logistic(PointwiseGLM):
         small = xp.exp(-xp.abs(eta))
         return small / (1 + small) ** 2
 
-    def _separated(self, eta: Array) -> bool:
+    def _separated(self, eta: Array, value: float) -> bool:
+        if value > SEPARATED_BELOW:
+            return False
         xp = namespace(eta)
         margin = (2 * self.y - 1) * eta
         return bool(xp.all((margin > 0) | (self.w == 0)))

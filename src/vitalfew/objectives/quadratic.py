@@ -1,8 +1,11 @@
 """A quadratic in a matrix: the reconstruction error of a linear layer."""
 
+import math
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from vitalfew._arrays import (
     as_array,
@@ -11,17 +14,17 @@ from vitalfew._arrays import (
     put,
     rows,
     solve_posdef,
-    take,
     to_host,
 )
 from vitalfew._arrays import columns as columns_of
 from vitalfew._validation import check_finite
 from vitalfew.contracts import Array, Exchanges, Fit
-from vitalfew.linalg import QuadraticModel, group_exchanges, single_exchanges
+from vitalfew.linalg import GroupModel, best_of
 from vitalfew.objectives._base import BaseObjective
 from vitalfew.supports import Coordinates, Point
 
-MOST_EXCHANGE_NUMBERS = 1 << 25  # of the Hessian's rows on a support
+MOST_EXCHANGES = 1 << 25  # pairs of atoms that are looked at
+MOST_WORK = 4e9  # multiplications of one look at all of them
 
 
 class Quadratic(BaseObjective):
@@ -73,6 +76,7 @@ class Quadratic(BaseObjective):
             raise ValueError("H must be symmetric")
         self.constant, self.shape = float(constant), tuple(B.shape)
         self.like = B[:0, :0]
+        self.size = math.prod(self.H.shape) + math.prod(B.shape)
 
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
         """Value and gradient at `x`."""
@@ -113,47 +117,100 @@ class Quadratic(BaseObjective):
         return Point(span, z, value, lambda _: gradient)
 
     def swap_gains(self, structure: Any, fit: Fit, count: int) -> Exchanges | None:
-        """Exact decrease by every exchange of two atoms, on matrices of modest size."""
-        ids = fit.support.ids
-        n_out, n_in = self.shape
-        if len(ids) * n_out * n_in > MOST_EXCHANGE_NUMBERS or len(ids) == 0:
+        """Exact decrease by every exchange of two atoms, on matrices of modest size.
+
+        Rows of the matrix that no atom joins are independent, so the quadratic falls
+        into parts, and an exchange between two parts is a drop plus an addition.
+        """
+        support, n_in = fit.support, self.shape[1]
+        if not len(support) or len(support) * structure.n_atoms > MOST_EXCHANGES:
             return None
-        C = self._hessian_rows(ids)
-        xp = namespace(self.B)
-        model = QuadraticModel(
-            C,
-            columns_of(C, ids),
-            fit.z[:, None],
-            xp.reshape(fit.gradient, (-1, 1)),
-            take(xp.linalg.diagonal(self.H), np.tile(np.arange(n_in), n_out)),
-        )
-        allowed = structure.exchangeable(fit.support)
-        everything = structure.support(np.arange(structure.n_atoms))
-        # atom i must be entry i: groups of one may be numbered in any order
-        if np.array_equal(everything.ids, np.arange(n_out * n_in)) and (
-            structure.n_atoms == n_out * n_in
-        ):
-            return single_exchanges([model], ids, count, allowed)
+        part_of_atom, part_of_row = self._parts(structure)
+        inside = part_of_atom[support.atoms]
+        n_parts = int(max(part_of_row.max(), part_of_atom.max())) + 1
+        sizes = np.bincount(np.repeat(inside, support.sizes), minlength=n_parts)
+        widths = n_in * np.bincount(part_of_row, minlength=n_parts)
+        if float(np.sum(sizes.astype(float) ** 2 * widths)) > MOST_WORK:
+            return None
+        k, N = len(support), structure.n_atoms
+        gain, out = np.full(N, -np.inf), np.zeros(N, np.int64)
+        alone, loss = np.full(N, -np.inf), np.zeros(k)
+        allowed = structure.exchangeable(support)
+        z, gradient = to_host(fit.z), to_host(fit.gradient)
+        for part in np.unique(part_of_atom):
+            atoms = np.flatnonzero(part_of_atom == part)
+            at = np.flatnonzero(inside == part)
+            local = self._part(
+                structure,
+                support,
+                z,
+                gradient,
+                atoms,
+                at,
+                np.flatnonzero(part_of_row == part),
+            )
+            may = None if allowed is None else allowed[np.ix_(at, atoms)]
+            within, leaving, alone[atoms], loss[at] = local.gains(may)
+            if len(at):
+                gain[atoms], out[atoms] = within, at[leaving]
+        across = alone[None, :] - loss[:, None]
+        across[inside[:, None] == part_of_atom[None, :]] = -np.inf
+        if allowed is not None:
+            across[~allowed] = -np.inf
+        leaving = np.argmax(across, axis=0)
+        best = across[leaving, np.arange(N)]
+        out = np.where(best > gain, leaving, out)
+        gain = np.maximum(best, gain)
+        gain[support.atoms] = -np.inf
+        return best_of(gain, out, count)
 
-        def blocks(table: np.ndarray[Any, Any]) -> Array:
-            host = to_host(self.H)
-            same = table[:, :, None] // n_in == table[:, None, :] // n_in
-            into = table % n_in
-            return host[into[:, :, None], into[:, None, :]] * same
-
-        return group_exchanges(
-            model,
-            structure.table,
-            fit.support.starts,
-            fit.support.atoms,
-            blocks,
-            count,
-            allowed,
-        )
-
-    def _hessian_rows(self, ids: np.ndarray[Any, Any]) -> Array:
-        """Rows of ``I (x) H`` for some coordinates, (K, n_out n_in)."""
+    def _parts(self, structure: Any) -> tuple[Any, Any]:
+        """Label atoms and rows of the matrix by the independent part they are in."""
         n_out, n_in = self.shape
-        host = np.zeros((len(ids), n_out, n_in), dtype=to_host(self.B).dtype)
-        host[np.arange(len(ids)), ids // n_in] = to_host(self.H)[ids % n_in]
-        return as_array(host.reshape(len(ids), -1), self.B)
+        table, N = structure.table, structure.n_atoms
+        atom = np.repeat(np.arange(N), table.shape[1])[table.ravel() >= 0]
+        row = table.ravel()[table.ravel() >= 0] // n_in
+        graph = csr_array(
+            (np.ones(len(atom)), (atom, N + row)), shape=(N + n_out, N + n_out)
+        )
+        labels = connected_components(graph, directed=False)[1]
+        return labels[:N], labels[N:]
+
+    def _part(
+        self,
+        structure: Any,
+        support: Any,
+        z: Any,
+        gradient: Any,
+        atoms: Any,
+        at: Any,
+        rows_here: Any,
+    ) -> "GroupModel":
+        """Return the quadratic of one part, in coordinates of its own."""
+        n_in, H = self.shape[1], to_host(self.H)
+        place = np.full(self.shape[0], -1)
+        place[rows_here] = np.arange(len(rows_here))
+
+        def local(ids: Any) -> Any:
+            return np.where(ids >= 0, place[ids // n_in] * n_in + ids % n_in, -1)
+
+        inner: list[Any] = [
+            np.arange(support.starts[i], support.starts[i + 1]) for i in at
+        ]
+        chosen: Any = np.concatenate([np.empty(0, np.int64), *inner])
+        ids = local(support.ids[chosen])
+        C = np.zeros((len(ids), len(rows_here), n_in), H.dtype)
+        C[np.arange(len(ids)), ids // n_in] = H[ids % n_in]
+        C = C.reshape(len(ids), len(rows_here) * n_in)
+        table = local(structure.table[atoms])
+        into = table % n_in
+        same = table[:, :, None] // n_in == table[:, None, :] // n_in
+        return GroupModel(
+            C=C,
+            G=C[:, ids],
+            z=z[chosen][:, None],
+            gradient=gradient[rows_here].reshape(-1, 1),
+            table=table,
+            starts=np.concatenate(([0], np.cumsum(support.sizes[at]))),
+            blocks=H[into[:, :, None], into[:, None, :]] * same,
+        )

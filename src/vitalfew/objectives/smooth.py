@@ -71,6 +71,7 @@ class Smooth(BaseObjective):
 
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
         """Value and gradient at `x`."""
+        x = as_array(x, self.like)
         if self.gradient is None:
             return self._by_torch(x)
         g = self.gradient(x)

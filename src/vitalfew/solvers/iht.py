@@ -28,7 +28,7 @@ class IHT(Solver[_State]):
 
     Parameters
     ----------
-    tol : float, default=1e-8
+    tol : float, default=1e-6
         Stop when f falls by less than this, relatively.
 
     Notes
@@ -42,7 +42,7 @@ class IHT(Solver[_State]):
        condition instead of a fixed one.
     """
 
-    tol: float = 1e-8
+    tol: float = 1e-6
 
     cost: ClassVar[str] = "about 2 gradients"
     guarantee: ClassVar[str] = "the optimum of k atoms at O(k κ²) atoms"

@@ -6,7 +6,15 @@ from typing import Any, ClassVar
 
 from numpy.random import Generator
 
-from vitalfew.contracts import Fit, HasSwapGains, Objective, Solver, Structure
+from vitalfew.contracts import (
+    Fit,
+    HasAtoms,
+    HasSwapGains,
+    Objective,
+    Solver,
+    Structure,
+    follows,
+)
 from vitalfew.solvers.omp import grow
 
 
@@ -79,7 +87,7 @@ class LocalSearch(Solver[_State]):
     ) -> Iterator[tuple[Any, Any]]:
         """Supports to try, most promising first, with the atoms likely to follow."""
         best = None
-        if isinstance(objective, HasSwapGains):
+        if follows(objective, HasSwapGains) and follows(structure, HasAtoms):
             best = objective.swap_gains(structure, fit, 16)
         if best is not None:
             runners = structure.support(best.into)

@@ -8,7 +8,7 @@ import copy
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,15 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class IndexStructure:
-    """At most a number of atoms, each a set of coordinates that no other atom owns."""
+    """At most a number of atoms, each a set of coordinates that no other atom owns.
+
+    A subclass is a frozen dataclass with a field for its budget as a count, named by
+    `count_name`, and one called `density`; exactly one of the two is given. It says how
+    many atoms there are (`n_atoms`), which coordinates they own (`support`) and how
+    much of a vector lies on each (`scores`).
+    """
+
+    count_name: ClassVar[str] = "n_atoms_allowed"
 
     keep: tuple[int, ...] = field(default=(), kw_only=True)
     shape: Shape | None = field(default=None, kw_only=True, repr=False)
@@ -43,16 +51,40 @@ class IndexStructure:
         """Squared length of `v` on each atom, on the host."""
         raise NotImplementedError
 
-    def _asked(self) -> tuple[int | None, float | None, str]:
-        """Return the budget as a count, as a density, and the name of the count."""
-        raise NotImplementedError
+    @property
+    def _count(self) -> int | None:
+        count: int | None = getattr(self, self.count_name)
+        return count
+
+    @property
+    def _density(self) -> float | None:
+        density: float | None = getattr(self, "density", None)
+        return density
+
+    def _require_one_budget(self) -> None:
+        """Raise unless the budget is given once, as a count or as a density."""
+        if (self._count is None) == (self._density is None):
+            raise ValueError(f"give exactly one of {self.count_name} and density")
+        if self._count is not None:
+            check_count(self.count_name, self._count, 0)
+        else:
+            check_density(self._density)
+
+    def _shape(self) -> Shape:
+        """Return the shape of `x`, once it is known."""
+        if self.shape is None:
+            raise ValueError(
+                f"{type(self).__name__} does not know the shape of x yet: use "
+                ".on(shape) first"
+            )
+        return self.shape
 
     # -- budget ------------------------------------------------------------------------
 
     @property
     def budget(self) -> int:
         """Number of atoms allowed."""
-        count, density, _ = self._asked()
+        count, density = self._count, self._density
         if count is not None:
             return count
         assert density is not None
@@ -66,7 +98,7 @@ class IndexStructure:
         ValueError
             If this structure knows its atoms and the budget does not fit them.
         """
-        other = self._altered(**{self._asked()[2]: budget, "density": None})
+        other = self._altered(**{self.count_name: budget, "density": None})
         if self.shape is not None:
             other._check_budget()
         return other
@@ -95,11 +127,11 @@ class IndexStructure:
         return bound
 
     def _check_budget(self) -> None:
-        count, density, name = self._asked()
-        if count is not None:
-            check_count(name, count, 0, self.n_atoms, "the number of atoms")
-        elif density is not None:
-            check_density(density)
+        if self._count is not None:
+            why = "the number of atoms"
+            check_count(self.count_name, self._count, 0, self.n_atoms, why)
+        elif self._density is not None:
+            check_density(self._density)
         kept = np.asarray(self.keep, np.int64)
         if np.any((kept < 0) | (kept >= self.n_atoms)) or len(set(self.keep)) < len(
             kept

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -41,24 +41,20 @@ class Cardinality(IndexStructure):
     n_nonzero: int | None = None
     density: float | None = field(default=None, kw_only=True)
 
-    def __post_init__(self) -> None:
-        if (self.n_nonzero is None) == (self.density is None):
-            raise ValueError("give exactly one of n_nonzero and density")
+    count_name: ClassVar[str] = "n_nonzero"
 
-    def _asked(self) -> tuple[int | None, float | None, str]:
-        return self.n_nonzero, self.density, "n_nonzero"
+    def __post_init__(self) -> None:
+        self._require_one_budget()
 
     @property
     def n_atoms(self) -> int:
         """Number of coordinates."""
-        return math.prod(self.shape or ())
+        return math.prod(self._shape())
 
     def support(self, atoms: Any) -> Coordinates:
         """Return the span of some coordinates."""
         atoms = np.asarray(atoms, np.int64)
-        return Coordinates(
-            atoms, atoms, np.ones(len(atoms), np.int64), self.shape or ()
-        )
+        return Coordinates(atoms, atoms, np.ones(len(atoms), np.int64), self._shape())
 
     def scores(self, v: Array) -> Scores:
         """Squared entries of `v`."""

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,10 +56,14 @@ class Groups(IndexStructure):
     max_cost: float | None = field(default=None, kw_only=True)
     density: float | None = field(default=None, kw_only=True)
 
+    count_name: ClassVar[str] = "n_groups"
+
     def __post_init__(self) -> None:
         asked = [self.n_groups, self.density, self.max_cost]
         if sum(a is not None for a in asked) != 1:
             raise ValueError("give exactly one of n_groups, density and max_cost")
+        if self.max_cost is None:
+            self._require_one_budget()
         object.__setattr__(self, "labels", check_labels(self.labels))
         if (self.costs is None) != (self.max_cost is None):
             raise ValueError("costs and max_cost must be given together")
@@ -75,9 +79,6 @@ class Groups(IndexStructure):
             object.__setattr__(self, "costs", costs)
             if not (self.max_cost or 0) >= 0:
                 raise ValueError(f"max_cost must not be negative, got {self.max_cost}")
-
-    def _asked(self) -> tuple[int | None, float | None, str]:
-        return self.n_groups, self.density, "n_groups"
 
     def on(self, shape: Shape) -> Self:
         """Return this structure on arrays of one shape.

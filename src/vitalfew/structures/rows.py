@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -42,12 +42,10 @@ class Rows(IndexStructure):
     n_rows: int | None = None
     density: float | None = field(default=None, kw_only=True)
 
-    def __post_init__(self) -> None:
-        if (self.n_rows is None) == (self.density is None):
-            raise ValueError("give exactly one of n_rows and density")
+    count_name: ClassVar[str] = "n_rows"
 
-    def _asked(self) -> tuple[int | None, float | None, str]:
-        return self.n_rows, self.density, "n_rows"
+    def __post_init__(self) -> None:
+        self._require_one_budget()
 
     def on(self, shape: Shape) -> Self:
         """Return this structure on arrays of one shape."""
@@ -58,18 +56,18 @@ class Rows(IndexStructure):
     @property
     def n_atoms(self) -> int:
         """Number of rows."""
-        return (self.shape or (0,))[0]
+        return self._shape()[0]
 
     @property
     def _width(self) -> int:
-        return math.prod((self.shape or (0,))[1:])
+        return math.prod(self._shape()[1:])
 
     def support(self, atoms: Any) -> Coordinates:
         """Return the span of some rows."""
         atoms = np.asarray(atoms, np.int64)
         ids = (atoms[:, None] * self._width + np.arange(self._width)).ravel()
         sizes = np.full(len(atoms), self._width)
-        return Coordinates(atoms, ids, sizes, self.shape or (0,))
+        return Coordinates(atoms, ids, sizes, self._shape())
 
     def scores(self, v: Array) -> Scores:
         """Squared length of each row of `v`."""

@@ -1,0 +1,51 @@
+"""Threads of the BLAS library, where they cost more than they bring."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from threadpoolctl import ThreadpoolController
+
+FEWEST_NUMBERS = 4_000_000  # below it a product is over before threads pay
+
+
+@cache
+def _controller() -> Any:
+    return ThreadpoolController()
+
+
+_lock = threading.Lock()
+_inside = 0
+_limit: Any = None
+
+
+@contextmanager
+def one_thread_if_small(objective: Any) -> Iterator[None]:
+    """Hold BLAS to one thread while a small problem is worked on.
+
+    Two threads that wait for each other on busy cores make products of small matrices
+    some fifty times slower. The limit holds for the process; calls from several threads
+    share it, and the last one out restores what was set before.
+
+    Parameters
+    ----------
+    objective : Objective
+        Small if its `size` says so; one that does not tell is left alone.
+    """
+    global _inside, _limit
+    if getattr(objective, "size", FEWEST_NUMBERS) >= FEWEST_NUMBERS:
+        yield
+        return
+    with _lock:
+        _inside += 1
+        if _inside == 1:
+            _limit = _controller().limit(limits=1, user_api="blas")
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                _limit.restore_original_limits()
