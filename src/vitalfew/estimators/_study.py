@@ -172,12 +172,11 @@ class Study:
             # the path over all rows was there: make it again, without the folds
             model = self._fit(None if asked else [], "bic")
             self.clock.interrupted = True
-        if model.path.interrupted or self.clock.interrupted:
-            if self.clock.interrupted and not len(model.solution.support):
-                raise KeyboardInterrupt
-            self.model = model
-            self.cut_short.append(self._what_was_cut())
+        if self.clock.interrupted and not len(model.solution.support):
+            raise KeyboardInterrupt
         self.model = model
+        if model.path.interrupted or self.clock.interrupted:
+            self.cut_short.append(self._what_was_cut())
         self.progress(CHOOSING, 1, 1)
 
     def _fit(self, folds: Any, criterion: str) -> Model:
