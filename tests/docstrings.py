@@ -29,6 +29,7 @@ PACKAGES = (
     "solution",
     "solvers",
     "structures",
+    "study",
     "supports",
 )
 
@@ -43,7 +44,9 @@ def public_names() -> dict[str, Any]:
         names = getattr(module, "__all__", None) or _own(module)
         for name in names:
             thing = getattr(module, name)
-            if inspect.isclass(thing) or inspect.isfunction(thing):
+            if name != "Array" and (
+                inspect.isclass(thing) or inspect.isfunction(thing)
+            ):
                 found[f"{module.__name__}.{name}"] = thing
                 found.update(_methods(f"{module.__name__}.{name}", thing))
     return found
@@ -64,7 +67,9 @@ def _methods(path: str, thing: Any) -> dict[str, Any]:
     return {
         f"{path}.{name}": member
         for name, member in vars(thing).items()
-        if not name.startswith("_") and inspect.isfunction(member)
+        if not name.startswith("_")
+        and inspect.isfunction(member)
+        and member.__name__ == name
     }
 
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from vitalfew.estimators._columns import Coded, Columns
-from vitalfew.estimators.table_encoder import TableEncoder
 from vitalfew.exceptions import DataError
+from vitalfew.study._columns import Coded, Columns
+from vitalfew.study.table_encoder import TableEncoder
 
 
 def text(*values):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         report,
         solvers,
         structures,
+        study,
         supports,
     )
     from vitalfew._path import Path, path
@@ -47,6 +48,7 @@ _PARTS = {
     "report",
     "solvers",
     "structures",
+    "study",
     "supports",
 }
 
@@ -65,6 +67,7 @@ __all__ = [
     "solve",
     "solvers",
     "structures",
+    "study",
     "supports",
 ]
 

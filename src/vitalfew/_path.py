@@ -200,7 +200,13 @@ def path(
     walk = _Walk(structure, wanted, solver, max_seconds, callback, 1 + len(folds))
     with one_thread_if_small(objective):
         solutions = walk.along(objective)
-        scores, spread, per_fold = _score(choose, objective, walk, folds, solutions)
+        if not solutions:
+            raise KeyboardInterrupt  # there is no answer to keep yet
+        try:
+            scored = _score(choose, objective, walk, folds, solutions)
+        except KeyboardInterrupt:
+            walk.interrupted, scored = True, (None, None, None)
+    scores, spread, per_fold = scored
     name = "validation" if validation else str(choose or "none")
     return Path(
         budgets=wanted[: len(solutions)],
@@ -235,21 +241,26 @@ class _Walk:
         """Return a solution for each budget, or for the first ones if cut short."""
         found: list[Solution] = []
         bound = self.structure.on(objective.shape)
-        for budget in self.budgets:
-            last = found[-1] if found else None
-            if last is not None and last.status in (Status.FEWER, Status.SEPARATED):
-                found.append(last)  # a larger budget changes nothing
-            else:
-                new = self._solve(objective, bound.with_budget(budget), last)
+        try:
+            for budget in self.budgets:
+                new = self._next(objective, bound.with_budget(budget), found)
                 if new is None:
                     break
                 found.append(new)
-            self.done += 1
-            if self.callback is not None:
-                self.callback(self.done, self.total)
-            if self.interrupted:
-                break
+                self.done += 1
+                if self.callback is not None:
+                    self.callback(self.done, self.total)
+                if self.interrupted:
+                    break
+        except KeyboardInterrupt:
+            self.interrupted = True
         return found
+
+    def _next(self, objective: Any, at: Any, found: list[Solution]) -> Solution | None:
+        last = found[-1] if found else None
+        if last is not None and last.status in (Status.FEWER, Status.SEPARATED):
+            return last  # a larger budget changes nothing
+        return self._solve(objective, at, last)
 
     def _solve(self, objective: Any, at: Any, last: Solution | None) -> Solution | None:
         """Solve from the last answer, and afresh; None if there is no time left."""

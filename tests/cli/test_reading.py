@@ -14,8 +14,8 @@ pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 from vitalfew.cli.reading import read_table  # noqa: E402
-from vitalfew.estimators._columns import Coded  # noqa: E402
 from vitalfew.exceptions import DataError  # noqa: E402
+from vitalfew.study._columns import Coded  # noqa: E402
 
 
 @pytest.fixture

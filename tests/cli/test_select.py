@@ -103,8 +103,10 @@ def fails(*arguments):
 
 
 def test_regression(table):
-    record = study(table, "--target", "y", fast=False)
+    record = study(table, "--target", "y", "--criterion", "cv-1se", fast=False)
     assert set(chosen(record)) == {"age", "sex", "dose"}
+    assert record.results["chosen_by"] == "cv-1se"
+    assert record.results["n_resampled"] == record.settings["resamples"]
     assert record.data["task"] == "regression"
     assert record.data["n_rows"] == record.data["n_rows_used"] == 80
     assert record.data["n_columns"] == 9
@@ -125,6 +127,13 @@ def test_regression(table):
     assert kinds["age"]["missing"] == sum(v != v for v in patients()["age"])
 
 
+def test_an_unknown_criterion_is_refused(table):
+    result = run("select", str(table), "--target", "y", "--criterion", "aic")
+    assert result.exit_code == 2
+    assert "--criterion aic" in result.stderr
+    assert "hint: it is one of cv, cv-1se, bic, ebic, gic" in result.stderr
+
+
 def test_effects_are_in_units_a_person_reads(table):
     record = study(table, "--target", "y", "--n-nonzero", "3")
     effects = {entry["column"]: entry for entry in record.results["chosen"]}
@@ -138,17 +147,16 @@ def test_effects_are_in_units_a_person_reads(table):
 
 def test_the_answer_is_that_of_the_estimator(table):
     from vitalfew.estimators import SparseRegressor
-    from vitalfew.estimators._folds import folds_of
-    from vitalfew.estimators._prepare import prepare
-    from vitalfew.estimators._study import Settings, Study
-    from vitalfew.estimators._study_model import TINY_L2
+    from vitalfew.study._folds import folds_of
+    from vitalfew.study._model import TINY_L2
+    from vitalfew.study._prepare import prepare
+    from vitalfew.study._study import Settings, Study
 
     given = prepare(_columns(patients()), target="y")
     work = Study(given, Settings(resamples=0, outer_folds=2))
     work.run()
     model = SparseRegressor(
         groups=work.encoder.groups_,
-        criterion="cv-1se",
         cv=folds_of(given.outcome, None, 5, np.random.default_rng([0, 1])),
         l2=TINY_L2,
     ).fit(work.X, given.outcome.y)
@@ -161,7 +169,7 @@ def test_the_answer_is_that_of_the_estimator(table):
 
 
 def _columns(columns):
-    from vitalfew.estimators._columns import Columns
+    from vitalfew.study._columns import Columns
 
     return Columns.of(
         {
@@ -294,8 +302,8 @@ def test_blocks_stay_together(table):
 
 
 def test_blocks_are_never_split(rng):
-    from vitalfew.estimators._folds import folds_of, half_of
-    from vitalfew.estimators._outcome import Outcome
+    from vitalfew.study._folds import folds_of, half_of
+    from vitalfew.study._outcome import Outcome
 
     blocks = rng.integers(0, 9, 100)
     for classes in (None, ("a", "b")):

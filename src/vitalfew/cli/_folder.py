@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vitalfew.estimators._hints import data_error
 from vitalfew.records import RunRecord, write_atomically
+from vitalfew.study._hints import data_error
 
 NAMES = ("result.json", "report.html")
 LEAST_SPACE = 5_000_000  # bytes

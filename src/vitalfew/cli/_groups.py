@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from vitalfew.cli._text import as_utf8
-from vitalfew.estimators._hints import data_error
+from vitalfew.study._hints import data_error
 
 SHAPE = "it must be CSV with the columns `column` and `group`, or JSON {column: group}"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from vitalfew.estimators._study import ANSWERED, Progress
+from vitalfew.study._study import ANSWERED, Progress
 
 ANSWER = "there is an answer; Ctrl-C from now on keeps it"
 BETWEEN = 0.1  # seconds between two drawings

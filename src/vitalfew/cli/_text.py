@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from vitalfew.estimators._hints import data_error
 from vitalfew.exceptions import DataError
+from vitalfew.study._hints import data_error
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 MOST_LINES, MOST_BYTES = 50, 1 << 20  # from which the delimiter is seen

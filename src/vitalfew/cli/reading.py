@@ -17,8 +17,8 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from vitalfew.cli import _text
-from vitalfew.estimators._columns import Coded, Columns
-from vitalfew.estimators._hints import data_error, no_column
+from vitalfew.study._columns import Coded, Columns
+from vitalfew.study._hints import data_error, no_column
 
 MISSING = [
     "",

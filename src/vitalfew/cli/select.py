@@ -43,6 +43,10 @@ def select(
             show_default=False,
         ),
     ] = None,
+    criterion: Annotated[
+        str,
+        typer.Option(help="What chooses K: cv, cv-1se (fewer), bic, ebic or gic."),
+    ] = "cv",
     task: Annotated[
         str,
         typer.Option(help="regression, binary, multiclass, count or survival."),
@@ -92,7 +96,7 @@ def select(
         split_by=split_by,
         drop=tuple(drop or ()),
         encoding=encoding,
-        settings=_settings(n_nonzero, solver, seconds, seed, resamples),
+        settings=_settings(n_nonzero, criterion, solver, seconds, seed, resamples),
     )
     folder = out or Path(f"vitalfew-{_stem(data)}")
     return _run(asked, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
@@ -115,8 +119,8 @@ class _Asked:
 
 
 def _task(name: str) -> str:
-    from vitalfew.estimators._hints import data_error
-    from vitalfew.estimators._outcome import TASKS
+    from vitalfew.study._hints import data_error
+    from vitalfew.study._outcome import TASKS
 
     if name not in ("auto", *TASKS):
         raise data_error(
@@ -127,15 +131,26 @@ def _task(name: str) -> str:
 
 
 def _settings(
-    n_nonzero: str, solver: str, seconds: float | None, seed: int, resamples: int
+    n_nonzero: str,
+    criterion: str,
+    solver: str,
+    seconds: float | None,
+    seed: int,
+    resamples: int,
 ) -> Any:
-    from vitalfew.estimators._hints import data_error
-    from vitalfew.estimators._study import Settings
+    from vitalfew._path import CRITERIA
+    from vitalfew.study._hints import data_error
+    from vitalfew.study._study import Settings
 
     if n_nonzero != "auto" and not (n_nonzero.isdecimal() and int(n_nonzero) > 0):
         raise data_error(
             f"--n-nonzero {n_nonzero}: it must be a whole number from 1, or auto",
             "as in `--n-nonzero 10`",
+        )
+    if criterion not in CRITERIA:
+        raise data_error(
+            f"--criterion {criterion}: there is no such criterion",
+            f"it is one of {', '.join(CRITERIA)}",
         )
     if seconds is not None and not 0 < seconds < float("inf"):
         raise data_error(
@@ -145,6 +160,7 @@ def _settings(
         raise data_error(f"--seed {seed}: it must not be negative", "use 0 or more")
     return Settings(
         n_nonzero=None if n_nonzero == "auto" else int(n_nonzero),
+        criterion=criterion,
         solver=_solver(solver),
         seconds=seconds,
         seed=seed,
@@ -155,7 +171,7 @@ def _settings(
 def _solver(name: str) -> Any:
     import vitalfew.solvers
     from vitalfew.contracts import Structure
-    from vitalfew.estimators._hints import data_error
+    from vitalfew.study._hints import data_error
 
     if name == "auto":
         return None
@@ -189,7 +205,7 @@ def _run(
     from vitalfew.cli._progress import shown
     from vitalfew.cli._tables import print_result
     from vitalfew.cli.reading import read_table
-    from vitalfew.estimators._study import Study
+    from vitalfew.study._study import Study
 
     table = read_table(asked.data, encoding=asked.encoding, drop=asked.drop)
     given = _prepared(asked, table)
@@ -218,7 +234,7 @@ def _run(
 
 def _prepared(asked: _Asked, table: Any) -> Any:
     from vitalfew.cli._groups import read_groups
-    from vitalfew.estimators._prepare import prepare
+    from vitalfew.study._prepare import prepare
 
     return prepare(
         table.columns,
@@ -232,7 +248,7 @@ def _prepared(asked: _Asked, table: Any) -> Any:
 
 
 def _record(asked: _Asked, table: Any, study: Any) -> RunRecord:
-    from vitalfew.estimators import _study_record as plain
+    from vitalfew.study import _record as plain
 
     given = study.given
     used = {name for members in study.encoder.group_columns_ for name in members}

@@ -1,9 +1,9 @@
 """Scikit-learn classes over `vitalfew.solve`.
 
 `SparseRegressor`, `SparseClassifier` and `SparseCox` fit a linear model on few columns;
-`SparseSelector` passes the columns on in a pipeline; `TableEncoder` turns a table of
-numbers and categories into columns and groups. To add an estimator, write its file,
-export it here, and the scikit-learn checks of the test suite run on it.
+`SparseSelector` passes the columns on in a pipeline. To add an estimator, write its
+file, export it here, and add it to the list of `tests/test_estimators.py`, where
+scikit-learn's own checks run on it.
 """
 
 from vitalfew.estimators.classifier import SparseClassifier

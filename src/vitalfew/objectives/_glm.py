@@ -99,6 +99,7 @@ class GLM(DataObjective):
         self.null_intercept = self._best_intercept(none, 0.0)
         self._null = none + self.null_intercept
 
+    @np.errstate(over="ignore", invalid="ignore")  # of trial points, refused
     def _best_intercept(self, eta: Array, b: float) -> float:
         """Minimise over the intercept alone, by damped Newton from `b`."""
         if not self.fit_intercept:
@@ -165,6 +166,7 @@ class GLM(DataObjective):
 
     # -- refits ------------------------------------------------------------------------
 
+    @np.errstate(over="ignore", invalid="ignore")  # of trial points, refused
     def refit(self, span: Any, start: Fit | None = None, likely: Any = None) -> Fit:
         """Minimise over a span by damped Newton; the intercept is eliminated."""
         ids = self._row_ids(span)

@@ -29,6 +29,13 @@ class IndexStructure:
     `count_name`, and one called `density`; exactly one of the two is given. It says how
     many atoms there are (`n_atoms`), which coordinates they own (`support`) and how
     much of a vector lies on each (`scores`).
+
+    Parameters
+    ----------
+    keep : tuple of int
+        Atoms that are always in the support; they count towards the budget.
+    shape : tuple of int, optional
+        Filled in by `on`; leave it alone.
     """
 
     count_name: ClassVar[str] = "n_atoms_allowed"

@@ -151,6 +151,7 @@ class Groups(IndexStructure):
         return self.with_budget(factor * self.max_cost)
 
     def size_of(self, atoms: Ints) -> float:
+        """How much of the budget some groups take: their number or their cost."""
         if self.max_cost is None:
             return super().size_of(atoms)
         return float(self.costs[atoms].sum())

@@ -9,10 +9,10 @@ import sklearn
 
 import vitalfew
 from vitalfew._solve import describe
-from vitalfew.estimators._columns import Coded, Columns
-from vitalfew.estimators._scores import MAIN, summary
-from vitalfew.estimators._study import MODELS, Study
-from vitalfew.estimators._study_model import ridge_of
+from vitalfew.study._columns import Coded, Columns
+from vitalfew.study._model import ridge_of
+from vitalfew.study._scores import MAIN, summary
+from vitalfew.study._study import MODELS, Study
 
 MOST_COLUMNS = 2000
 MOST_RUNNERS_UP, LEAST_STABILITY = 15, 0.1
@@ -115,6 +115,8 @@ def results_of(study: Study) -> dict[str, Any]:
         "metric": {"name": name, "higher_is_better": higher},
         "path": _path(study),
         "n_chosen": len(solution.support),
+        "n_resampled": study.n_resampled,
+        "chosen_by": _chosen_by(study),
         "chosen": _chosen(study),
         "intercept": None if intercept is None else _intercept(study),
         "errors": [
@@ -125,6 +127,13 @@ def results_of(study: Study) -> dict[str, Any]:
         "runner_up_stability": _runners_up(study),
         "cut_short": study.cut_short,
     }
+
+
+def _chosen_by(study: Study) -> str:
+    """What chose the number of columns in the end: time may be short for folds."""
+    if study.settings.n_nonzero is not None:
+        return "asked for"
+    return study.settings.criterion if study.model.path.scores is not None else "bic"
 
 
 def _path(study: Study) -> list[dict[str, Any]]:

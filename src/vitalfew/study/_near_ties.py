@@ -5,21 +5,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitalfew.estimators._study_model import Model
 from vitalfew.objectives import Poisson
+from vitalfew.study._model import Model
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 SHOWN = 3  # for each chosen column
-LEAST = 0.5  # correlation from which a column is a near tie
-LOOKED_AT = 8  # groups whose canonical correlation is computed
+LEAST = 0.5  # correlation from which a column is a near tie whatever it costs
+DEAREST = 0.05  # relative loss up to which it is one however little it correlates
+LOOKED_AT = 8  # groups tried: as many by correlation as by what they would bring
 
 
 def near_ties(
     X: Floats, labels: Ints, names: list[str], model: Model, atom: int
 ) -> list[dict[str, Any]]:
-    """Find the columns most correlated with a chosen one, and what a swap would cost.
+    """Find the columns that could have been chosen instead of a chosen one.
 
     Parameters
     ----------
@@ -38,32 +39,39 @@ def near_ties(
     -------
     list of dict
         ``column``, ``correlation`` (canonical for groups of several) and
-        ``loss_increase``, relative to the loss now; best correlated first.
+        ``loss_increase``, relative to the loss now; the cheapest swap first.
     """
-    inside = np.flatnonzero(labels == atom)
-    A = _unit(X[:, inside])
-    size = np.abs(A.T @ X)
-    spread = np.sqrt(len(X)) * X.std(axis=0)
-    r = (size / np.where(spread > 0, spread, np.inf)).max(axis=0)
-    best = np.zeros(len(names))
-    np.maximum.at(best, labels, r)
-    best[model.solution.support] = 0.0
-    ranked = np.argsort(-best, kind="stable")[:LOOKED_AT]
-    found: list[tuple[float, int, float]] = []
-    for other in ranked:
-        B = X[:, np.flatnonzero(labels == other)]
-        correlation: float = _canonical(A, _unit(B))
-        if best[other] > 0 and abs(correlation) >= LEAST:
-            found.append((abs(correlation), int(other), correlation))
-    found.sort(key=lambda entry: (-entry[0], entry[1]))
+    A = _unit(X[:, np.flatnonzero(labels == atom)])
+    found: list[tuple[float, float, int]] = []
+    for other in _candidates(X, labels, len(names), A, model, atom):
+        correlation = _canonical(A, _unit(X[:, np.flatnonzero(labels == other)]))
+        cost = _swap(model, atom, other)
+        if cost is not None and (abs(correlation) >= LEAST or cost <= DEAREST):
+            found.append((cost, correlation, other))
+    found.sort(key=lambda entry: (entry[0], entry[2]))
     return [
-        {
-            "column": names[other],
-            "correlation": correlation,
-            "loss_increase": _swap(model, atom, other),
-        }
-        for _, other, correlation in found[:SHOWN]
+        {"column": names[other], "correlation": correlation, "loss_increase": cost}
+        for cost, correlation, other in found[:SHOWN]
     ]
+
+
+def _candidates(
+    X: Floats, labels: Ints, n_groups: int, A: Floats, model: Model, atom: int
+) -> list[int]:
+    """Groups most like the chosen one, and those most missed once it is left out."""
+    spread = np.sqrt(len(X)) * X.std(axis=0)
+    r = (np.abs(A.T @ X) / np.where(spread > 0, spread, np.inf)).max(axis=0)
+    alike = np.zeros(n_groups)
+    np.maximum.at(alike, labels, r)
+    alike[model.solution.support] = 0.0
+    ranked = np.argsort(-alike, kind="stable")[:LOOKED_AT]
+    atoms = model.solution.support
+    without = model.structure.support(atoms[atoms != atom])
+    fit = model.structure.refit(model.objective, without, None)
+    at = model.structure.with_budget(len(atoms))
+    missed = at.strongest(fit.gradient, without, LOOKED_AT + 1).atoms
+    both = [int(g) for g in (*ranked[alike[ranked] > 0], *missed) if g != atom]
+    return list(dict.fromkeys(both))
 
 
 def _unit(A: Floats) -> Floats:

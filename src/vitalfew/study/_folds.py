@@ -12,7 +12,7 @@ from sklearn.model_selection import (
     StratifiedKFold,
 )
 
-from vitalfew.estimators._outcome import Outcome
+from vitalfew.study._outcome import Outcome
 
 Ints = NDArray[np.int64]
 

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from vitalfew.estimators._columns import Coded, Columns
-from vitalfew.estimators._hints import data_error, no_column
-from vitalfew.estimators._outcome import Outcome, find_outcome, find_survival
+from vitalfew.study._columns import Coded, Columns
+from vitalfew.study._hints import data_error, no_column
+from vitalfew.study._outcome import Outcome, find_outcome, find_survival
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

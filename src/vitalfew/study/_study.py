@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from vitalfew._solve import solve
-from vitalfew.estimators._clock import Clock
-from vitalfew.estimators._folds import folds_of, half_of
-from vitalfew.estimators._hints import data_error
-from vitalfew.estimators._near_ties import near_ties
-from vitalfew.estimators._prepare import Prepared
-from vitalfew.estimators._rivals import all_columns, none_at_all
-from vitalfew.estimators._scores import score
-from vitalfew.estimators._study_model import Model, fit_path
-from vitalfew.estimators.table_encoder import TableEncoder
+from vitalfew.study._clock import Clock
+from vitalfew.study._folds import folds_of, half_of
+from vitalfew.study._hints import data_error
+from vitalfew.study._model import Model, fit_path
+from vitalfew.study._near_ties import near_ties
+from vitalfew.study._prepare import Prepared
+from vitalfew.study._rivals import all_columns, none_at_all
+from vitalfew.study._scores import score
+from vitalfew.study.table_encoder import TableEncoder
 
 Ints = NDArray[np.int64]
 MANY_CELLS = 20_000_000
@@ -59,7 +59,7 @@ class Settings:
 
     n_nonzero: int | None = None
     solver: Any = None
-    criterion: str = "cv-1se"
+    criterion: str = "cv"
     l2: float | None = None
     cv_folds: int = 5
     outer_folds: int = 5

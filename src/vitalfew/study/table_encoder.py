@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from vitalfew.estimators._columns import Coded, Columns
 from vitalfew.exceptions import DataError
+from vitalfew.study._columns import Coded, Columns
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, RidgeCV
 
-from vitalfew.estimators._outcome import Outcome
-from vitalfew.estimators._study_model import Folds
 from vitalfew.objectives import Cox
+from vitalfew.study._model import Folds
+from vitalfew.study._outcome import Outcome
 from vitalfew.supports import Coordinates
 
 Floats = NDArray[np.float64]

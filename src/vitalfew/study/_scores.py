@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import d2_tweedie_score, r2_score, roc_auc_score
 
-from vitalfew.estimators._outcome import Outcome
 from vitalfew.estimators.cox import concordance
+from vitalfew.study._outcome import Outcome
 
 Floats = NDArray[np.float64]
 

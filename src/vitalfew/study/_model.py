@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from vitalfew._path import Path, path
 from vitalfew.designs import Scaled, as_design
 from vitalfew.estimators._base import AUTO_L2, GRID, distinct_rows
-from vitalfew.estimators._outcome import Outcome
 from vitalfew.solution import Solution
 from vitalfew.structures import Groups, Rows
+from vitalfew.study._outcome import Outcome
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

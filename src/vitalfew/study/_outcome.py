@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitalfew.estimators._columns import Coded, Columns
-from vitalfew.estimators._hints import data_error, no_column
 from vitalfew.objectives import Cox, LeastSquares, Logistic, Multinomial, Poisson
+from vitalfew.study._columns import Coded, Columns
+from vitalfew.study._hints import data_error, no_column
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
