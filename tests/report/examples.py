@@ -240,7 +240,7 @@ def interrupted() -> RunRecord:
 def nothing_chosen() -> RunRecord:
     """No column helps; the honest error says so."""
     return changed(
-        {"n_columns": 1},
+        {"n_features": 1},
         {
             "chosen": [],
             "n_chosen": 0,

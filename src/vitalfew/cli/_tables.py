@@ -1,5 +1,6 @@
 """The short tables of a result, for people."""
 
+import math
 from typing import Any
 
 from rich.console import Console
@@ -9,8 +10,6 @@ from rich.text import Text
 from vitalfew.records import RunRecord
 
 MOST_EFFECTS = 2
-
-
 UNITS = {
     "regression": "change of {target}",
     "binary": "change of the log-odds of {last}",
@@ -41,6 +40,7 @@ def print_result(record: RunRecord) -> None:
     )
     if results["errors"]:
         console.print(_errors(results["errors"], results["metric"]["name"]))
+        console.print(Text("±: standard deviation over the folds"))
 
 
 def _chosen(chosen: list[dict[str, Any]]) -> Table:
@@ -83,7 +83,11 @@ def _errors(errors: list[dict[str, Any]], main: str) -> Table:
 
 
 def _spread(metric: dict[str, Any]) -> str:
-    if metric["mean"] is None:
+    """Mean and standard deviation, to as many places as the latter has digits."""
+    mean, sd = metric["mean"], metric["sd"]
+    if mean is None:
         return "-"
-    spread = "" if metric["sd"] is None else f" ± {metric['sd']:.2g}"
-    return f"{metric['mean']:.4g}{spread}"
+    if not sd:
+        return f"{mean:.4g}"
+    places = max(0, 1 - math.floor(math.log10(sd)))
+    return f"{mean:.{places}f} ± {sd:.{places}f}"

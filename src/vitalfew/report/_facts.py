@@ -63,8 +63,8 @@ def data_facts(data: dict[str, Any]) -> list[Fact]:
         Fact("Task", _TASKS.get(task, task)),
         Fact("Rows", count(given)),
         Fact("Rows used", _used(given, used)),
-        Fact("Columns to choose from", count(read.whole(data.get("n_columns")))),
-        Fact("Features made of them", count(read.whole(data.get("n_features")))),
+        Fact("Columns in the table", count(read.whole(data.get("n_columns")))),
+        Fact("Columns to choose from", count(read.whole(data.get("n_features")))),
     ]
     classes = read.items(data.get("classes"))
     if classes:

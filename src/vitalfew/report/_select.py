@@ -87,14 +87,14 @@ def page(record: RunRecord) -> SelectPage:
     data, results = read.mapping(record.data), read.mapping(record.results)
     chosen = chosen_columns(results)
     n_chosen = len(chosen) or read.whole(results.get("n_chosen")) or 0
-    n_columns = read.whole(data.get("n_columns"))
+    n_columns = read.whole(data.get("n_features", data.get("n_columns")))
     target = clipped(read.name(data.get("target")), 80)
     classes = [clipped(str(k), 40) for k in read.items(data.get("classes"))]
     settings = read.mapping(record.settings)
     resamples = read.whole(results.get("n_resampled", settings.get("resamples")))
     interrupted = results.get("interrupted") is True
     points = _points(results)
-    measure = _measure(settings.get("criterion"))
+    measure = _measure(results.get("chosen_by", settings.get("criterion")))
     often = _often(results)
     shown = _shown(often)
     return SelectPage(
