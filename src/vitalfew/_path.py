@@ -169,7 +169,7 @@ def path(
     >>> import numpy as np
     >>> from vitalfew.objectives import LeastSquares
     >>> from vitalfew.structures import Cardinality
-    >>> rng = np.random.default_rng(0)
+    >>> rng = np.random.default_rng(1)
     >>> X = rng.standard_normal((80, 20))
     >>> y = X[:, 3] - X[:, 7] + 0.1 * rng.standard_normal(80)
     >>> path(LeastSquares(X, y), Cardinality(1), range(6), choose="ebic").best.support
