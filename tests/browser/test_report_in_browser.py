@@ -1,23 +1,10 @@
 """The report in a real browser: quiet, offline, readable on a phone and on a desk."""
 
-import os
-import shutil
-
 import pytest
 
 from tests.report.examples import EXAMPLES, regression
 from vitalfew.report import write_report
 
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 WIDTHS = [400, 1400]
 SCHEMES = ["light", "dark"]
 
@@ -63,28 +50,6 @@ LABELS = """() => [...document.querySelectorAll('svg.chart')]
         const r = t.getBoundingClientRect();
         return { text: t.textContent, box: [r.left, r.top, r.right, r.bottom],
                  size: scale * parseFloat(getComputedStyle(t).fontSize) }; }) }; })"""
-
-
-def absent(reason: str) -> None:
-    """Skip, or fail where the browser is required."""
-    if os.environ.get("VITALFEW_BROWSER") == "required":
-        pytest.fail(f"VITALFEW_BROWSER=required, but {reason}")
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        absent("playwright is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        absent("chromium is not installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
