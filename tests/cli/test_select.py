@@ -40,7 +40,7 @@ def study(path, *options, fast=True, code=0):
     out = path.parent / "out"
     quick = ("--resamples", "4") if fast else ()
     result = run("select", path, *options, *quick, "--out", out, "--overwrite")
-    assert result.exit_code == code, result.output
+    assert result.exit_code in np.atleast_1d(code), result.output
     record = RunRecord.from_json((out / "result.json").read_text(encoding="utf-8"))
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.rstrip().endswith("</html>")
@@ -367,7 +367,8 @@ def test_the_same_seed_gives_the_same_bytes(table):
 
 
 def test_a_time_limit_cuts_short_and_says_what(table):
-    record = study(table, "--target", "y", "--seconds", "0.05")
+    # 1 where the clock stopped the choice itself, which a slow machine decides
+    record = study(table, "--target", "y", "--seconds", "0.05", code=(0, 1))
     assert record.results["cut_short"]
     assert record.settings["seconds"] == 0.05
 
