@@ -13,8 +13,8 @@ from vitalfew._solve import solve
 from vitalfew._threads import one_thread_if_small
 from vitalfew._validation import check_rng
 from vitalfew.contracts import HasRows, Ints, Solver, Structure, follows
-from vitalfew.exceptions import IncompatibleError, MissingDependencyError
-from vitalfew.solution import Solution, Status
+from vitalfew.exceptions import IncompatibleError
+from vitalfew.solution import Solution, Status, new_axes
 from vitalfew.solvers import LocalSearch
 
 CRITERIA = ("cv", "cv-1se", "bic", "ebic", "gic")
@@ -82,14 +82,7 @@ class Path:
         MissingDependencyError
             If matplotlib is not installed.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise MissingDependencyError(
-                "Path.plot needs matplotlib: pip install 'vitalfew[plot]'"
-            ) from error
-        if ax is None:
-            _, ax = plt.subplots()
+        ax = new_axes() if ax is None else ax
         scores = self.scores
         if scores is None:
             scores = np.array([s.value for s in self.solutions])

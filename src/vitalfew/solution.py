@@ -131,16 +131,26 @@ class Solution:
         MissingDependencyError
             If matplotlib is not installed.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise MissingDependencyError(
-                "Solution.plot needs matplotlib: pip install 'vitalfew[plot]'"
-            ) from error
-        if ax is None:
-            _, ax = plt.subplots()
+        ax = new_axes() if ax is None else ax
         ax.plot(range(len(self.history)), self.history, marker=".")
         ax.set_xlabel("step")
         ax.set_ylabel("objective")
         ax.set_title(f"{self.solver.split('(')[0]}: {len(self.support)} atoms")
         return ax
+
+
+def new_axes() -> Any:
+    """Return the axes of a new matplotlib figure.
+
+    Raises
+    ------
+    MissingDependencyError
+        If matplotlib is not installed.
+    """
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise MissingDependencyError(
+            "plots need matplotlib: pip install 'vitalfew[plot]'"
+        ) from error
+    return plt.subplots()[1]
