@@ -121,6 +121,60 @@ def test_standard_leaves_constant_columns(backend):
     assert scale[2] == pytest.approx(np.std(np.arange(50.0)))
 
 
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_products_of_constant_columns_are_exactly_zero(kind, dtype, rng):
+    X = np.stack([np.full(999, 1e4 / 3), rng.standard_normal(999)], 1).astype(dtype)
+    w = rng.random(999).astype(dtype)
+    w /= w.sum()
+    design = as_design(X if kind == "dense" else scipy.sparse.csr_array(X))
+    center = design.rmatvec(w)
+    table = np.array([[0, 1]])
+    assert design.squared_norms(w, center)[0] == 0
+    assert design.gram(w, center)[0, 0] == 0
+    assert np.all(design.cross(np.array([0]), w, center) == 0)
+    assert design.block_grams(table, w, center)[0, 0, 0] == 0
+    moved, means = design.around_means(w)
+    assert np.all(moved[:, 0] == 0)
+    np.testing.assert_allclose(means, w @ X, rtol=1e-4)
+    assert Scaled.standard(design, w, center).scale[0] == 1
+
+
+def test_moments_survive_means_far_above_deviations(backend, rng):
+    Z = rng.standard_normal((60, 4))
+    mean, deviation = np.array([1e6, -1e3, 1e9, 0.0]), np.array([1.0, 1e-4, 10.0, 1.0])
+    w = rng.random(60)
+    w /= w.sum()
+    design = as_design(backend.array(mean + deviation * Z))
+    weights = backend.array(w)
+    center = design.rmatvec(weights)
+    view = Scaled.standard(design, weights, center)
+    A = Z - w @ Z
+    G = (A * w[:, None]).T @ A / np.sqrt(np.outer(w @ (A * A), w @ (A * A)))
+    middle = center / view.scale
+    # the data themselves are rounded: 1e-16 of a mean 1e8 deviations away
+    for found in (
+        view.gram(weights, middle),
+        view.cross(np.arange(4), weights, middle),
+        view.block_grams(np.arange(4)[None, :], weights, middle)[0, ...],
+    ):
+        np.testing.assert_allclose(to_host(found), G, atol=1e-7)
+    np.testing.assert_allclose(
+        to_host(view.squared_norms(weights, middle)), np.ones(4), rtol=1e-7
+    )
+
+
+def test_sparse_columns_have_their_own_deviation(rng):
+    # full and nearly full columns of large mean
+    X = 1e6 + rng.standard_normal((200, 2))
+    X[7, 1] = 0
+    w = rng.random(200)
+    w /= w.sum()
+    center = w @ X
+    found = as_design(scipy.sparse.csc_array(X)).squared_norms(w, center)
+    np.testing.assert_allclose(found, w @ (X - center) ** 2, rtol=1e-8)
+
+
 # -- recognising what X is -------------------------------------------------------------
 
 

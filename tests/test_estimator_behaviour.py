@@ -177,6 +177,37 @@ def test_cox_takes_three_forms_of_y(form):
     np.testing.assert_allclose(S[:, 0], 1)
 
 
+def test_survival_does_not_depend_on_where_zero_is():
+    X, time, event = survival()
+    y = np.column_stack((event, time))
+    plain, moved = SparseCox(2).fit(X, y), SparseCox(2).fit(X + 2000, y)
+    times = np.quantile(time, [0.1, 0.5, 0.9])
+    near = plain.predict_survival(X, times)
+    assert near.min() < 0.2 < 0.8 < near.max()
+    np.testing.assert_allclose(moved.predict_survival(X + 2000, times), near, atol=1e-6)
+    at = plain.event_times_.searchsorted(times, side="right") - 1
+    np.testing.assert_allclose(
+        plain.predict_survival(np.zeros((1, 8)), times)[0],
+        np.exp(-plain.baseline_hazard_[at]),
+        rtol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("solver", [None, OMP(), HTP()])
+def test_columns_of_tiny_relative_deviation_are_still_scaled(solver):
+    # times in seconds since 1970, within one hour, beside columns near one
+    rng = np.random.default_rng(0)
+    Z = rng.standard_normal((200, 6))
+    X = Z.copy()
+    X[:, 5] = 1.7e9 + 1000 * Z[:, 5]
+    y = Z[:, 0] - Z[:, 1] + 0.1 * rng.standard_normal(200)
+    for model, target in (
+        (SparseRegressor(2, solver=solver), y),
+        (SparseClassifier(2, solver=solver), y > 0),
+    ):
+        assert model.fit(X, target).support_.tolist() == [0, 1]
+
+
 def test_concordance_by_definition():
     rng = np.random.default_rng(0)
     time, event = rng.integers(1, 6, 40).astype(float), rng.random(40) < 0.6
@@ -260,7 +291,8 @@ def test_ctrl_c_leaves_the_best_so_far_and_passes_on(diabetes, monkeypatch):
         ({"l2": -1.0}, "l2 must be a finite number >= 0"),
         ({"l2": "none"}, "l2 must be 'auto' or a number"),
         ({"groups": [0, 1]}, "groups must have one label for each of the 10 columns"),
-        ({"groups": [0] * 5 + [2] * 5}, "group 1 is empty"),
+        ({"groups": [0] * 5 + [2] * 5}, "groups.*group 1 is empty"),
+        ({"groups": [0.0] * 10}, "groups must be integers"),
         ({"cv": 1}, "cv must lie between 2 and"),
         ({"solver": "omp"}, "solver must be an instance"),
     ],

@@ -135,6 +135,15 @@ def test_groups_and_same_seed_same_path():
     assert first.best.support.tolist() == second.best.support.tolist() == [0]
 
 
+def test_a_larger_budget_of_cost_may_help_where_a_smaller_one_did_not():
+    X, _ = table(p=3, k=0)
+    X[:, 1] = 0  # cheap enough for the first budget, and useless
+    y = X[:, 0] + 3 * X[:, 2]
+    groups = Groups([0, 1, 2], costs=[1.0, 1.0, 5.0], max_cost=1.0)
+    found = path(LeastSquares(X, y), groups, [2, 6], choose=None)
+    assert [s.support.tolist() for s in found.solutions] == [[0], [0, 2]]
+
+
 def test_limits_and_callback():
     X, y = table()
     calls = []

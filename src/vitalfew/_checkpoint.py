@@ -7,6 +7,7 @@ Which class a record has is never read from the file.
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from dataclasses import fields, is_dataclass
@@ -68,6 +69,10 @@ def load(path: Path, mark: str) -> tuple[dict[str, Any], Any]:
     try:
         # opened here, because np.load forgets to close what it cannot read
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            # written without compression, so what is larger than the file is a trap
+            size = sum(member.file_size for member in file.zip.infolist())
+            if size > os.fstat(raw.fileno()).st_size:
+                raise ValueError("compressed")
             arrays = {name: file[name] for name in file.files}
         tree = json.loads(arrays.pop("tree").tobytes().decode())
         stored, extra, state = tree["fingerprint"], tree["extra"], tree["state"]
@@ -82,10 +87,41 @@ def load(path: Path, mark: str) -> tuple[dict[str, Any], Any]:
             "solver; give another path, or remove it to start afresh"
         )
 
-    def rebuild(template: Any, objective: Any, structure: Any) -> Any:
-        return _unpack(state, template, arrays, objective, structure)
+    damaged = ValueError(
+        f"checkpoint {str(path)!r} is damaged; remove it to start afresh"
+    )
 
+    def rebuild(template: Any, objective: Any, structure: Any) -> Any:
+        try:
+            with np.errstate(all="ignore"):
+                return _unpack(state, template, arrays, objective, structure)
+        except (ArithmeticError, RecursionError) as e:
+            raise damaged from e
+
+    try:
+        _check_extra(extra)
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as e:
+        raise damaged from e
     return extra, rebuild
+
+
+def _check_extra(extra: Any) -> None:
+    """Raise unless the counts are counts and the generator's state is one."""
+    for name in ("stage", "n_iter"):
+        if type(extra[name]) is not int or not 0 <= extra[name] < 2**63:
+            raise ValueError(name)
+    for value in extra["history"]:
+        float.fromhex(value)
+    stored = json.loads(extra["rng"])
+    kind = getattr(np.random, stored["bit_generator"], None)
+    if not isinstance(kind, type) or not issubclass(kind, np.random.BitGenerator):
+        raise ValueError("bit_generator")
+    # positions in buffers, which NumPy reads at without a look
+    inner = {**stored, **stored["state"]}
+    for name, most in (("pos", 624), ("buffer_pos", 4)):
+        if not 0 <= inner.get(name, 0) <= most:
+            raise ValueError(name)
+    kind(0).state = stored
 
 
 def _pack(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
@@ -116,32 +152,64 @@ def _pack(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
 
 
 def _unpack(tree: Any, like: Any, arrays: Any, objective: Any, structure: Any) -> Any:
-    """Rebuild a value; `like` is one of the same kind, or None where it may be any."""
+    """Rebuild a value; `like` is one of the same kind, or None where it may be any.
+
+    Solvers trust their states, so whatever is not of that kind is refused here.
+    """
 
     def again(tree: Any, like: Any) -> Any:
         return _unpack(tree, like, arrays, objective, structure)
 
     if not isinstance(tree, dict):
-        numbers = isinstance(tree, (int, float)) and isinstance(like, (int, float))
-        if not (
-            like is None or tree is None or numbers or isinstance(tree, type(like))
-        ):
+        if isinstance(tree, float) and not math.isfinite(tree):
+            raise ValueError(str(tree))
+        if like is not None and _kind(tree) != _kind(like):
             raise TypeError(f"expected {type(like).__name__}")
         return tree
     ((kind, held),) = tree.items()
+    known_kind = None if like is None else _kind(like)
+    if known_kind not in (None, "number" if kind == "float" else kind):
+        raise KeyError(kind)
     if kind == "float":
-        return float.fromhex(held)
+        value = float.fromhex(held)
+        if not math.isfinite(value) and (like is None or math.isfinite(like)):
+            raise ValueError(held)
+        return value
     if kind == "tuple":
-        known = like if isinstance(like, tuple) and len(like) == len(held) else None
+        known = like if like is not None and len(like) == len(held) else None
         return tuple(map(again, held, known or [None] * len(held)))
     if kind == "array":
-        return as_array(arrays[held], objective.like)
+        return _array(arrays[held], like, objective)
     if kind == "fit":
         return _fit(arrays[held[0]], arrays[held[1]], objective, structure)
     if kind != "record" or set(held) != {f.name for f in fields(like)}:
         raise KeyError(kind)
-    values = {name: again(v, getattr(like, name)) for name, v in held.items()}
+    values = {}
+    for f in fields(like):
+        may_be_none = held[f.name] is None and "None" in str(f.type)
+        known = None if may_be_none else getattr(like, f.name)
+        values[f.name] = again(held[f.name], known)
     return type(like)(**values)
+
+
+def _kind(value: Any) -> str:
+    """Which of the kinds that `_pack` tells apart a value is; all numbers are one."""
+    packed = _pack(value, {})
+    if isinstance(packed, dict) and "float" not in packed:
+        return str(next(iter(packed)))
+    if packed is None or isinstance(packed, (bool, str)):
+        return type(packed).__name__
+    return "number"
+
+
+def _array(held: Any, like: Any, objective: Any) -> Any:
+    """Return numbers as an array; one over all coefficients stays one."""
+    shape = tuple(objective.shape)
+    if held.dtype.kind not in "fiub":
+        raise KeyError("array")
+    if like is not None and tuple(like.shape) == shape != held.shape:
+        raise KeyError("array")
+    return as_array(held, objective.like)
 
 
 def _fit(atoms: Any, z: Any, objective: Any, structure: Any) -> Fit:
@@ -151,8 +219,12 @@ def _fit(atoms: Any, z: Any, objective: Any, structure: Any) -> Fit:
         if atoms.ndim != 1 or len(np.unique(atoms)) != len(atoms) or not inside.all():
             raise KeyError("atoms")
         support = structure.support(atoms)
+    if z.dtype.kind != "f" or not np.isfinite(z).all():
+        raise KeyError("z")
     z = as_array(z, objective.like)
     if z.shape != support.restrict(zeros(objective.shape, z)).shape:
         raise KeyError("z")
     fit: Fit = objective.at(support, z)
+    if not math.isfinite(fit.value):
+        raise KeyError("z")
     return fit

@@ -16,6 +16,7 @@ from vitalfew.contracts import HasRows, Ints, Solver, Structure, follows
 from vitalfew.exceptions import IncompatibleError
 from vitalfew.solution import Solution, Status, new_axes
 from vitalfew.solvers import LocalSearch
+from vitalfew.solvers.omp import grow
 
 CRITERIA = ("cv", "cv-1se", "bic", "ebic", "gic")
 
@@ -251,7 +252,10 @@ class _Walk:
 
     def _next(self, objective: Any, at: Any, found: list[Solution]) -> Solution | None:
         last = found[-1] if found else None
-        if last is not None and last.status in (Status.FEWER, Status.SEPARATED):
+        if last is not None and (
+            last.status is Status.SEPARATED
+            or (last.status is Status.FEWER and grow(objective, at, last.fit) is None)
+        ):
             return last  # a larger budget changes nothing
         return self._solve(objective, at, last)
 

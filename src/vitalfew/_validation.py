@@ -41,22 +41,22 @@ def check_nonnegative(name: str, value: Any) -> float:
     return float(value)
 
 
-def check_labels(labels: Any) -> Ints:
+def check_labels(labels: Any, name: str = "labels") -> Ints:
     """Return group labels as integers that run from 0 without a gap."""
     given = np.asarray(to_host(labels) if is_array_api_obj(labels) else labels)
     if given.size == 0:
-        raise ValueError("labels must not be empty")
+        raise ValueError(f"{name} must not be empty")
     if given.dtype.kind not in "iu":
-        raise ValueError(f"labels must be integers, got dtype {given.dtype}")
+        raise ValueError(f"{name} must be integers, got dtype {given.dtype}")
     if given.min() < 0:
-        raise ValueError(f"labels must not be negative, got {int(given.min())}")
+        raise ValueError(f"{name} must not be negative, got {int(given.min())}")
     used = np.unique(given)
     largest = int(used[-1])
     if largest >= len(used):  # not by counting, which a huge label would make huge
         gap = int(np.flatnonzero(used != np.arange(len(used)))[0])
         raise ValueError(
-            f"every group from 0 to {largest} must have a member, but group {gap} is "
-            f"empty ({largest + 1 - len(used)} empty in all); number the groups "
+            f"{name} must give every group from 0 to {largest} a member, but group "
+            f"{gap} is empty ({largest + 1 - len(used)} empty in all); number the groups "
             "without gaps"
         )
     return given.astype(np.int64)

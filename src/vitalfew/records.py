@@ -5,7 +5,8 @@ A command writes one `RunRecord`; a report is drawn from it and from nothing els
 
 import json
 import os
-import tempfile
+import secrets
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -43,7 +44,9 @@ class RunRecord:
     def to_json(self) -> str:
         """Return the record as JSON; infinities and NaN become null."""
         plain = {"format": FORMAT, **asdict(self)}
-        return json.dumps(_finite(plain), indent=1, ensure_ascii=False)
+        text = json.dumps(_finite(plain), indent=1, ensure_ascii=False)
+        # half characters, as in names of files, have no UTF-8, but JSON can escape them
+        return text.encode("utf-8", "backslashreplace").decode()
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -94,14 +97,34 @@ def write_atomically(path: Path, text: str) -> None:
     OSError
         If it cannot be written; nothing is left behind, and what stood there stays.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    write_together({path: text})
+
+
+def write_together(texts: Mapping[Path, str]) -> None:
+    """Write text files under temporary names, and rename them once all are whole.
+
+    Parameters
+    ----------
+    texts : mapping of Path to str
+        Where each goes, and what it holds, as UTF-8; the folders must exist.
+
+    Raises
+    ------
+    OSError
+        If one cannot be written; nothing is left behind, and what stood there stays.
+    """
+    waiting: list[tuple[Path, Path]] = []
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        for path, text in texts.items():
+            name = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+            with open(name, "x", encoding="utf-8") as file:
+                waiting.append((name, path))
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        while waiting:
+            os.replace(*waiting[0])
+            del waiting[0]
+    finally:
+        for name, _ in waiting:
+            name.unlink(missing_ok=True)

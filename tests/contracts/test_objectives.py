@@ -297,6 +297,46 @@ def test_scaling_all_weights_changes_nothing(name, rng):
     )
 
 
+# in Cox's likelihood shifts cancel without an intercept
+SHIFTED = [n for n in DATA if DATA_PROBLEMS[n].has_intercept or n.startswith("Cox")]
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_shifting_the_columns_changes_nothing(name, rng):
+    table = make_table(DATA_PROBLEMS[name], rng)
+    p = table.X.shape[1]
+    far = table.X + np.resize([1e6, -1e5, 1e7], p)
+    plain = make(name, table, fit_intercept=True)
+    moved = make(name, table, X=far, fit_intercept=True)
+    atoms = np.arange(min(3, p))
+    fit, other = (f.refit(span_of(f, atoms)) for f in (plain, moved))
+    # 1e7 deviations away, the data are rounded to 1e-9 of a deviation
+    assert other.value == pytest.approx(fit.value, abs=1e-7)
+    np.testing.assert_allclose(
+        to_host(other.gradient), to_host(fit.gradient), atol=1e-6
+    )
+    structure = Rows(3).on(plain.shape)
+    one, two = (
+        f.swap_gains(structure, g, 1) for f, g in ((plain, fit), (moved, other))
+    )
+    assert (one is None) == (two is None)
+    if one is not None and two is not None:
+        np.testing.assert_allclose(two.gain, one.gain, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_constant_columns_bring_nothing_beside_an_intercept(name, rng):
+    table = make_table(DATA_PROBLEMS[name], rng)
+    X = table.X.copy()
+    X[:, :2] = 7.0, -1e5 / 3
+    f = make(name, table, X=X, fit_intercept=True)
+    none, fit = (f.refit(span_of(f, atoms)) for atoms in ([], [0, 1]))
+    assert fit.value == pytest.approx(none.value, rel=1e-12)
+    assert np.abs(to_host(fit.x)).max() < 1e-3
+    value, _ = f.value_and_gradient(fit.x)
+    assert value == pytest.approx(fit.value, rel=1e-9)
+
+
 @pytest.mark.parametrize("name", DATA)
 def test_inputs_are_left_alone(name, rng):
     table = make_table(DATA_PROBLEMS[name], rng)
@@ -414,6 +454,15 @@ def test_quadratic_gains_equal_refits(labels, backend, rng):
     structure = Cardinality(2) if labels is None else Groups(np.array(labels), 2)
     structure = structure.on(f.shape)
     check_exact(f, structure, f.refit(structure.support([1, 3])))
+
+
+def test_one_huge_group_does_not_make_a_table_for_all(rng, monkeypatch):
+    monkeypatch.setattr(Groups, "table", property(lambda self: pytest.fail("built")))
+    labels = np.concatenate((np.zeros(300, int), 1 + np.arange(2000)))
+    groups = Groups(labels, 2).on((len(labels),))
+    X = scipy.sparse.random_array((20, len(labels)), density=0.05, rng=rng)
+    f = LeastSquares(X, rng.standard_normal(20))
+    assert f.swap_gains(groups, f.refit(groups.support([1, 2])), 3) is None
 
 
 def test_no_formula_where_atoms_are_not_whole_rows(rng):

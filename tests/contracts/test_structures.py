@@ -354,6 +354,7 @@ BAD = {
     "too few labels": (lambda: Groups([0, 1], 1).on((3,)), r"labels.*\(3,\).*\(2,\)"),
     "kept twice": (lambda: Cardinality(3, keep=(1, 1)).on((4,)), "keep"),
     "kept outside": (lambda: Cardinality(3, keep=(4,)).on((4,)), "keep.*0 to 3"),
+    "kept half": (lambda: Cardinality(3, keep=(0.5,)).on((4,)), r"keep.*0\.5"),
     "kept too many": (
         lambda: Cardinality(1, keep=(0, 1)).on((4,)),
         "keep.*budget of 1",
@@ -369,6 +370,13 @@ BAD = {
     "NaN budget": (lambda: Groups([0, 1], costs=[1, 1], max_cost=math.nan), "max_cost"),
     "no dimensions": (lambda: Rows(0).on(()), "dimension"),
 }
+
+
+@pytest.mark.parametrize("keep", [[0, 2], np.array([0, 2]), range(0, 3, 2)])
+def test_any_sequence_of_atoms_can_be_kept(keep):
+    structure = Cardinality(3, keep=keep).on((4,))
+    assert structure.keep == (0, 2)
+    assert structure.exchangeable(structure.support([0, 1, 2])).sum() == 4
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -21,4 +21,10 @@ def main() -> None:
             "hint: pip install 'vitalfew[cli]'\n"
         )
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "error: interrupted while it started; nothing was written\n"
+            "hint: start it again\n"
+        )
+        sys.exit(1)
     app()

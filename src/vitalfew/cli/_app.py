@@ -1,5 +1,6 @@
 """The commands together, and what becomes of errors: a message, a hint, a number."""
 
+import io
 import sys
 import traceback
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import typer
 import typer.core
 
 import vitalfew
+from vitalfew.cli._printable import printable
 from vitalfew.cli.select import select
 from vitalfew.cli.solvers import solvers
 from vitalfew.exceptions import MissingDependencyError
@@ -25,8 +27,19 @@ class Commands(typer.core.TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command and exit."""
         kwargs["standalone_mode"] = False
+        _forgiving_streams()
         run = super().main
         sys.exit(_guarded(lambda: run(*args, **kwargs)))
+
+
+def _forgiving_streams() -> None:
+    """Let output never fail for a character that its encoding does not know."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started the program
+            setattr(sys, name, io.StringIO())
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _guarded(run: Callable[[], Any]) -> int:
@@ -72,9 +85,9 @@ def _usage(error: Any) -> int:
 
 
 def _fail(message: str, notes: list[str]) -> int:
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(printable(f"error: {message}"), err=True)
     for note in notes:
-        typer.echo(note, err=True)
+        typer.echo(printable(note), err=True)
     return 2
 
 

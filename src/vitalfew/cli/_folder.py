@@ -1,12 +1,13 @@
 """The folder a result goes to: claimed before the long work, never half written."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vitalfew.records import RunRecord, write_atomically
+from vitalfew.records import RunRecord, write_together
 from vitalfew.study._hints import data_error
 
 NAMES = ("result.json", "report.html")
@@ -34,18 +35,12 @@ def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
     DataError
         If there is a result already, or nothing can be written there.
     """
-    there = [name for name in NAMES if (folder / name).exists()]
-    if there and not overwrite:
-        raise data_error(
-            f"{folder} already holds {' and '.join(there)}",
-            "use `--overwrite` to replace them, or another folder with `--out`",
-        )
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    made: list[Path] = []
     try:
+        _refuse_earlier(folder, overwrite)
+        made = [p for p in (folder, *folder.parents) if not p.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".trial.") as trial:
-            trial.write(b"x" * 4096)
-            trial.flush()
+        _try(folder)
         space = shutil.disk_usage(folder).free
     except OSError as error:
         _remove(made)
@@ -59,6 +54,31 @@ def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
         yield
     finally:
         _remove(made)
+
+
+def _refuse_earlier(folder: Path, overwrite: bool) -> None:
+    there = [name for name in NAMES if os.path.lexists(folder / name)]
+    if there and not overwrite:
+        raise data_error(
+            f"{folder} already holds {' and '.join(there)}",
+            "use `--overwrite` to replace them, or another folder with `--out`",
+        )
+    for name in there:
+        if (folder / name).is_dir():
+            raise data_error(
+                f"{folder / name} is a folder and cannot be replaced",
+                "use another folder with `--out`",
+            )
+
+
+def _try(folder: Path) -> None:
+    """Write a little, and remove it whatever becomes of it."""
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".trial.")
+    try:
+        os.write(handle, b"x" * 4096)
+    finally:
+        os.close(handle)
+        os.unlink(name)
 
 
 def _remove(made: list[Path]) -> None:
@@ -77,8 +97,8 @@ def _unwritable(folder: Path, error: OSError) -> Exception:
     )
 
 
-def write(record: RunRecord, folder: Path) -> None:
-    """Write the record and its report.
+def write(record: RunRecord, folder: Path, overwrite: bool) -> None:
+    """Write the record and its report, both or neither.
 
     Parameters
     ----------
@@ -86,16 +106,40 @@ def write(record: RunRecord, folder: Path) -> None:
         The result.
     folder : Path
         Where to.
+    overwrite : bool
+        Whether an earlier result may be replaced: one may have come meanwhile.
 
     Raises
     ------
     DataError
         If they cannot be written; no file is left half written.
     """
-    from vitalfew.report import write_report
+    from vitalfew.report import render
 
+    texts = {folder / NAMES[0]: record.to_json() + "\n"}
     try:
-        write_atomically(folder / NAMES[0], record.to_json() + "\n")
-        write_report(record, folder / NAMES[1])
-    except OSError as error:
-        raise _unwritable(folder, error) from error
+        texts[folder / NAMES[1]] = render(record)
+    finally:  # a record is not lost with its report
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _alone(folder):
+                _refuse_earlier(folder, overwrite)
+                write_together(texts)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Make other processes wait, so that two files in a folder are of one run."""
+    handle = None
+    with suppress(ImportError, OSError):  # not on Windows, nor on every network
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)

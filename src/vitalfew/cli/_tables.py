@@ -1,15 +1,21 @@
 """The short tables of a result, for people."""
 
+import errno
+import json
 import math
+import sys
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vitalfew.cli._printable import LONGEST, printable
 from vitalfew.records import RunRecord
+from vitalfew.study._hints import data_error
 
 MOST_EFFECTS = 2
+LONGEST_CELL = 200
 UNITS = {
     "regression": "change of {target}",
     "binary": "change of the log-odds of {last}",
@@ -19,21 +25,54 @@ UNITS = {
 }
 
 
-def print_result(record: RunRecord) -> None:
+def print_result(record: RunRecord, as_json: bool) -> None:
     """Print the chosen columns and the errors on stdout.
 
     Parameters
     ----------
     record : RunRecord
         Of a study.
+    as_json : bool
+        Print the record instead.
+
+    Raises
+    ------
+    DataError
+        If nothing can be written to stdout.
     """
+    try:
+        if as_json:
+            _print_json(record)
+        else:
+            _print_tables(record)
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # whoever reads has seen enough
+            raise
+        raise data_error(
+            f"nothing can be printed: {error.strerror or error}",
+            "redirect the output elsewhere",
+        ) from error
+
+
+def _print_json(record: RunRecord) -> None:
+    text = record.to_json()
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        text = json.dumps(json.loads(text), indent=1)  # in ASCII
+    sys.stdout.write(text + "\n")
+
+
+def _print_tables(record: RunRecord) -> None:
     console, results, data = Console(), record.results, record.data
     console.print(_chosen(results["chosen"]))
     unit = UNITS[data["task"]].format(
-        target=data["target"], last=(data["classes"] or [""])[-1]
+        target=printable(data["target"], LONGEST_CELL),
+        last=printable((data["classes"] or [""])[-1], LONGEST_CELL),
     )
     console.print(
-        Text(
+        _text(
             f"effect: {unit} for one standard deviation of the column, or for a level "
             "instead of the first; chosen again: on random halves of the rows"
         )
@@ -43,13 +82,17 @@ def print_result(record: RunRecord) -> None:
         console.print(Text("±: standard deviation over the folds"))
 
 
+def _text(text: str, longest: int = LONGEST) -> Text:
+    return Text(printable(text, longest))
+
+
 def _chosen(chosen: list[dict[str, Any]]) -> Table:
     table = Table("column", "effect", "chosen again")
     for entry in chosen:
         again = entry["stability"]
         table.add_row(
-            Text(str(entry["column"])),
-            Text(_effect(entry)),
+            _text(str(entry["column"]), LONGEST_CELL),
+            _text(_effect(entry), 2 * LONGEST_CELL),
             Text("-" if again is None else f"{again:.0%}", justify="right"),
         )
     if not chosen:
@@ -89,5 +132,7 @@ def _spread(metric: dict[str, Any]) -> str:
         return "-"
     if not sd:
         return f"{mean:.4g}"
+    if not 1e-6 < sd < 1e6:  # places would be many
+        return f"{mean:.4g} ± {sd:.2g}"
     places = max(0, 1 - math.floor(math.log10(sd)))
     return f"{mean:.{places}f} ± {sd:.{places}f}"

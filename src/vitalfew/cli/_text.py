@@ -14,6 +14,10 @@ from vitalfew.exceptions import DataError
 from vitalfew.study._hints import data_error
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+MARKS = {  # the longer ones first: one of UTF-32 begins like one of UTF-16
+    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
 MOST_LINES, MOST_BYTES = 50, 1 << 20  # from which the delimiter is seen
 COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 POINT_NUMBER = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
@@ -67,27 +71,46 @@ def as_utf8(raw: bytes, path: Path, encoding: str) -> bytes:
         raise data_error(
             f"{path} is a zip archive or a spreadsheet, not text", "save it as CSV"
         )
-    if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and encoding == "utf-8":
-        raise data_error(f"{path} is UTF-16 text", "use `--encoding utf-16`")
+    if encoding == "utf-8":
+        for name, marks in MARKS.items():
+            if raw.startswith(marks):
+                raise data_error(
+                    f"{path} is {name.upper()} text", f"use `--encoding {name}`"
+                )
     try:
         text = raw.decode(encoding)
+        text.encode("utf-8")  # half characters, which some encodings can spell
     except LookupError as error:
         raise data_error(
             f"--encoding {encoding}: there is no such encoding",
             "common ones are utf-8, latin-1, cp1252 and utf-16",
         ) from error
     except UnicodeDecodeError as error:
+        if b"\x00" in raw:
+            raise _binary(path) from error
         line = raw.count(b"\n", 0, error.start) + 1
         raise data_error(
             f"{path}, line {line}: byte 0x{raw[error.start]:02x} is no {encoding} text",
             "use `--encoding latin-1`, or the encoding it was written in",
         ) from error
+    except UnicodeError as error:
+        raise data_error(
+            f"{path} is no {encoding} text: {error}",
+            "leave `--encoding` out, or give the encoding it was written in",
+        ) from error
     if "\x00" in text[:10_000]:
-        raise data_error(f"{path} is a binary file, not text", "give a CSV file")
+        raise _binary(path)
     text = text.removeprefix("\ufeff")
     if "\n" not in text:
         text = text.replace("\r", "\n")  # the line ends of old Macs
     return text.encode("utf-8")
+
+
+def _binary(path: Path) -> DataError:
+    return data_error(
+        f"{path} is a binary file, not text in this encoding",
+        "give a CSV or Parquet file, or its encoding, as in `--encoding utf-16-le`",
+    )
 
 
 def layout_of(text: bytes, path: Path) -> Layout:
@@ -108,8 +131,10 @@ def layout_of(text: bytes, path: Path) -> Layout:
     Raises
     ------
     DataError
-        If it has one column only, or no names.
+        If it is empty, has one column only, or no names.
     """
+    if not text or text.isspace():
+        raise data_error(f"{path} is empty", "check that it was written completely")
     longest = max(len(line) for line in text[: 1 << 26].split(b"\n", 2)[:2])
     count = max(2, min(MOST_LINES, MOST_BYTES // max(longest, 1)))
     delimiter = max(DELIMITERS, key=lambda d: _agreement(text, d, count))
@@ -175,8 +200,10 @@ def diagnosis(text: bytes, layout: Layout, path: Path, error: Exception) -> Data
         To raise.
     """
     width, between = len(layout.names), DELIMITERS[layout.delimiter]
+    n_lines = 0
     try:
         for cells, line in _rows(text, layout.delimiter):
+            n_lines += 1
             if len(cells) != width:
                 return data_error(
                     f"{path}, line {line}: {len(cells)} cells, but there are {width} "
@@ -186,8 +213,28 @@ def diagnosis(text: bytes, layout: Layout, path: Path, error: Exception) -> Data
                 )
     except csv.Error as other:
         error = other
+    if n_lines == 1:
+        return no_rows(path)
     first = str(error).splitlines()[0]
     return data_error(f"{path} cannot be read: {first}", "check that it is a CSV file")
+
+
+def no_rows(path: Path) -> DataError:
+    """Return the error for a table that is only a header.
+
+    Parameters
+    ----------
+    path : Path
+        Of the table.
+
+    Returns
+    -------
+    DataError
+        To raise.
+    """
+    return data_error(
+        f"{path} has column names but no rows", "check that it is the right file"
+    )
 
 
 def number(text: str) -> float:

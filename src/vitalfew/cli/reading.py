@@ -17,8 +17,9 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from vitalfew.cli import _text
+from vitalfew.exceptions import DataError
 from vitalfew.study._columns import Coded, Columns
-from vitalfew.study._hints import data_error, no_column
+from vitalfew.study._hints import data_error, dropping, no_column
 
 MISSING = [
     "",
@@ -98,14 +99,13 @@ def read_table(
     else:
         arrow = _read_text(_unpacked(raw, path), path, encoding)
     names = arrow.column_names
-    _check_names(names, path)
+    if len(set(names)) < len(names):
+        raise _same_names(names, path)
     for name in drop:
         if name not in names:
             raise no_column(name, names, "--drop")
     if arrow.num_rows == 0:
-        raise data_error(
-            f"{path} has column names but no rows", "check that it is the right file"
-        )
+        raise _text.no_rows(path)
     return _typed(arrow, set(drop), str(path), digest)
 
 
@@ -113,11 +113,11 @@ def read_table(
 
 
 def _bytes_of(path: Path) -> bytes:
-    if path.is_dir():
-        raise data_error(
-            f"{path} is a folder", "give the path of a CSV or Parquet file"
-        )
     try:
+        if path.is_dir():
+            raise data_error(
+                f"{path} is a folder", "give the path of a CSV or Parquet file"
+            )
         raw = path.read_bytes()
     except FileNotFoundError as error:
         beside = path.parent.iterdir() if path.parent.is_dir() else []
@@ -126,7 +126,8 @@ def _bytes_of(path: Path) -> bytes:
         raise data_error(f"{path} does not exist", hint) from error
     except OSError as error:
         raise data_error(
-            f"{path} cannot be read: {error.strerror}", "check its permissions"
+            f"{path} cannot be read: {error.strerror}",
+            "check the path and its permissions",
         ) from error
     if not raw.strip():
         raise data_error(f"{path} is empty", "check that it was written completely")
@@ -146,12 +147,16 @@ def _unpacked(raw: bytes, path: Path) -> bytes:
 
 def _read_parquet(raw: bytes, path: Path) -> Any:
     try:
-        return pyarrow.parquet.read_table(io.BytesIO(raw))
-    except (pa.ArrowException, OSError) as error:
+        file = pyarrow.parquet.ParquetFile(io.BytesIO(raw))
+        names = file.schema_arrow.names
+        if len(set(names)) == len(names):
+            return file.read()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise data_error(
             f"{path} is a damaged Parquet file: {str(error).splitlines()[0]}",
             "write or copy it again",
         ) from error
+    raise _same_names(names, path)
 
 
 def _read_text(raw: bytes, path: Path, encoding: str) -> Any:
@@ -180,15 +185,14 @@ def _read_text(raw: bytes, path: Path, encoding: str) -> Any:
         raise _text.diagnosis(text, layout, path, error) from error
 
 
-def _check_names(names: list[str], path: Path) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        where = [i + 1 for i, name in enumerate(names) if name == twice[0]]
-        raise data_error(
-            f"{path} has {len(where)} columns called {twice[0]!r} (columns "
-            f"{', '.join(map(str, where))})",
-            "give every column its own name",
-        )
+def _same_names(names: list[str], path: Path) -> DataError:
+    twice = next(name for name, count in Counter(names).items() if count > 1)
+    where = [i + 1 for i, name in enumerate(names) if name == twice]
+    return data_error(
+        f"{path} has {len(where)} columns called {twice!r} (columns "
+        f"{', '.join(map(str, where))})",
+        "give every column its own name",
+    )
 
 
 # -- Arrow columns to numbers and categories -------------------------------------------
@@ -204,7 +208,13 @@ def _typed(arrow: Any, drop: set[str], source: str, digest: str) -> Table:
     for name, column in zip(arrow.column_names, arrow.columns, strict=True):
         if name in drop:
             continue
-        kind, values = _convert(name, column)
+        try:
+            kind, values = _convert(name, column)
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            raise data_error(
+                f"column {name!r} cannot be read: {str(error).splitlines()[0]}",
+                f"correct it, or use {dropping([name])}",
+            ) from error
         kinds[name] = kind
         if kind == "category":
             coded[name] = values
@@ -234,6 +244,9 @@ def _convert(name: str, column: Any) -> tuple[str, Any]:
     kind = column.type
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
+        kind = column.type
+    if str(kind) == "string_view":  # older versions do not know it
+        column = column.cast(pa.large_string())
         kind = column.type
     if pa.types.is_null(kind):
         return "numeric", np.full(len(column), np.nan)
@@ -291,7 +304,7 @@ def _from_text(name: str, column: Any) -> tuple[str, Any]:
             f"column {name!r} mixes numbers with text: {int(counts[strange].sum())} of "
             f"its {int(counts.sum())} cells are no numbers, the first {odd!r} in row "
             f"{first + 1}",
-            f"correct these cells or leave them empty, or use `--drop {name}`",
+            f"correct these cells or leave them empty, or use {dropping([name])}",
         )
     return "category", levels
 

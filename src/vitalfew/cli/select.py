@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from vitalfew.cli._folder import NAMES
+from vitalfew.cli._printable import printable
 from vitalfew.records import RunRecord
 
 
@@ -142,7 +144,8 @@ def _settings(
     from vitalfew.study._hints import data_error
     from vitalfew.study._study import Settings
 
-    if n_nonzero != "auto" and not (n_nonzero.isdecimal() and int(n_nonzero) > 0):
+    whole = n_nonzero.isdecimal() and len(n_nonzero) < 19
+    if n_nonzero != "auto" and not (whole and int(n_nonzero) > 0):
         raise data_error(
             f"--n-nonzero {n_nonzero}: it must be a whole number from 1, or auto",
             "as in `--n-nonzero 10`",
@@ -202,6 +205,7 @@ def _run(
 ) -> int:
     """Read, study, write and print; return the exit code."""
     from vitalfew.cli._folder import claimed, write
+    from vitalfew.cli._interrupts import unheard
     from vitalfew.cli._progress import shown
     from vitalfew.cli._tables import print_result
     from vitalfew.cli.reading import read_table
@@ -210,23 +214,22 @@ def _run(
     table = read_table(asked.data, encoding=asked.encoding, drop=asked.drop)
     given = _prepared(asked, table)
     failure: Exception | None = None
-    with claimed(folder, overwrite):
-        with shown(quiet) as progress:
-            study = Study(given, asked.settings, progress)
-            study.run()
-        record = _record(asked, table, study)
-        try:
-            write(record, folder)
-        except ValueError as error:
-            failure = error  # the answer is printed all the same
-    if as_json:
-        typer.echo(record.to_json())
-    else:
-        print_result(record)
-    if failure is not None:
-        raise failure
-    if not quiet:
-        _say(record, folder)
+    # inside, Ctrl-C ends the study; after that it must not cost the answer
+    with unheard():
+        with claimed(folder, overwrite):
+            with shown(quiet) as progress:
+                study = Study(given, asked.settings, progress)
+                study.run()
+            record = _record(asked, table, study)
+            try:
+                write(record, folder, overwrite)
+            except ValueError as error:
+                failure = error  # the answer is printed all the same
+        print_result(record, as_json)
+        if failure is not None:
+            raise failure
+        if not quiet:
+            _say(record, folder)
     results = record.results
     finished = study.model.solution.status.ok and not results["interrupted"]
     return 0 if finished else 1
@@ -263,7 +266,7 @@ def _record(asked: _Asked, table: Any, study: Any) -> RunRecord:
             "sha256": table.sha256,
             "n_rows": given.n_rows,
             "n_rows_used": given.outcome.n_rows,
-            "n_columns": len(table.kinds) + len(asked.drop),
+            "n_columns": len(table.kinds) + len(set(asked.drop)),
             "n_features": len(used),
             "target": given.outcome.name,
             "task": given.outcome.task,
@@ -278,11 +281,10 @@ def _record(asked: _Asked, table: Any, study: Any) -> RunRecord:
 def _say(record: RunRecord, folder: Path) -> None:
     """Tell on stderr what was assumed, what is missing, and where the result is."""
     results = record.results
-    for note in record.data["notes"]:
-        typer.echo(f"note: {note}", err=True)
+    lines = [f"note: {note}" for note in record.data["notes"]]
     if results["status"]["name"] != "CONVERGED":
-        typer.echo(f"note: {results['status']['message']}", err=True)
-    for what in results["cut_short"]:
-        typer.echo(f"cut short: {what}", err=True)
-    typer.echo(f"wrote {folder / 'result.json'}", err=True)
-    typer.echo(f"wrote {folder / 'report.html'}", err=True)
+        lines.append(f"note: {results['status']['message']}")
+    lines.extend(f"cut short: {what}" for what in results["cut_short"])
+    lines.extend(f"wrote {folder / name}" for name in NAMES)
+    for line in lines:
+        typer.echo(printable(line), err=True)

@@ -3,6 +3,9 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import numpy as np
+
+from vitalfew._arrays import namespace, precision, take
 from vitalfew.contracts import Array, Ints
 
 
@@ -10,7 +13,8 @@ class Design(ABC):
     """A linear map from coefficients (p,) or (p, q) to predictions (n,) or (n, q).
 
     Products of columns are taken under row weights `w` and, with `center` (the weighted
-    means of the columns), around these means: ``sum_i w_i (a_i - c_a)(x_i - c)``.
+    means of the columns), around these means: ``sum_i w_i (a_i - c_a)(x_i - c)``;
+    those of a column that is constant but for rounding are exactly zero.
 
     Attributes
     ----------
@@ -25,6 +29,43 @@ class Design(ABC):
     shape: tuple[int, int]
     like: Array
     prefetch: ClassVar[int] = 0
+
+    def around_means(self, w: Array) -> tuple[Array, Array]:
+        """Return all numbers less the columns' weighted means, and the means.
+
+        Constant columns become exactly zero. For a few columns only.
+        """
+        xp = namespace(w)
+        means = self.rmatvec(w) / xp.sum(w)
+        varies = self.squared_norms(w, means) > 0
+        moved = self.dense() - means[None, :]
+        return xp.where(varies[None, :], moved, xp.zeros_like(moved)), means
+
+    @property
+    def noise(self) -> float:
+        """Rounding in a sum of squares around the mean, in squares of the mean."""
+        return float((1000 * precision(self.like)) ** 2)
+
+    def _constant(self, squares: Array, w: Array, center: Array) -> Array:
+        """Which columns are constant but for rounding, by their sum of squares."""
+        return squares <= self.noise * namespace(w).sum(w) * center * center
+
+    def _without_noise(self, C: Array, ids: Ints, w: Array, center: Array) -> Array:
+        """Products (k, p) of columns `ids`, zero for those that are constant."""
+        diagonal = take(C, np.arange(len(ids)) * C.shape[1] + ids)
+        constant = self._constant(diagonal, w, take(center, ids))
+        xp = namespace(C)
+        if not bool(xp.any(constant)):
+            return C
+        return xp.where(constant[:, None], xp.zeros_like(C), C)
+
+    def _clean(self, blocks: Array, table: Ints, w: Array, center: Array) -> Array:
+        """Products within groups, zero for the columns that are constant."""
+        xp = namespace(blocks)
+        means = xp.reshape(take(center, table.ravel()), table.shape)
+        constant = self._constant(xp.linalg.diagonal(blocks), w, means)
+        pairs = constant[:, :, None] | constant[:, None, :]
+        return xp.where(pairs, xp.zeros_like(blocks), blocks)
 
     @abstractmethod
     def matvec(self, w: Array) -> Array:

@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+import numpy as np
+
 from vitalfew import _arrays
 from vitalfew._arrays import columns, namespace, rows, take
 from vitalfew.contracts import Array, Ints
@@ -44,36 +46,44 @@ class Dense(Design):
         """Return the array itself."""
         return self.X
 
-    def _weighted(self, A: Array, w: Array, center: Array | None) -> Array:
-        """``(A - center) * w``: centred on this side only, which is enough."""
-        if center is None:
-            return A * w[:, None]
-        A = A - center[None, :]
-        A *= w[:, None]
-        return A
-
     def cross(self, ids: Ints, w: Array, center: Array | None = None) -> Array:
         """Return the products of columns `ids` with all columns, (k, p)."""
-        A = columns(self.X, ids)
-        A = self._weighted(A, w, None if center is None else take(center, ids))
-        return A.T @ self.X
+        return self._products(columns(self.X, ids), ids, w, center)
 
     def gram(self, w: Array, center: Array | None = None) -> Array:
         """Return the products of all columns with all, (p, p)."""
-        return self._weighted(self.X, w, center).T @ self.X
+        return self._products(self.X, np.arange(self.shape[1]), w, center)
+
+    def _products(self, A: Array, ids: Ints, w: Array, center: Array | None) -> Array:
+        """Products of the columns `ids`, gathered in `A`, with all."""
+        if center is None:
+            return (A * w[:, None]).T @ self.X
+        A = A - take(center, ids)[None, :]
+        A *= w[:, None]
+        C = A.T @ self.X
+        # one side centred is enough, but for rounding, which large means would blow up
+        C -= namespace(A).sum(A, axis=0)[:, None] * center[None, :]
+        return self._without_noise(C, ids, w, center)
 
     def squared_norms(self, w: Array, center: Array | None = None) -> Array:
         """Return the product of each column with itself, (p,)."""
         n, p = self.shape
-        total = _arrays.zeros(p, self.like)
+        total, left = _arrays.zeros(p, self.like), _arrays.zeros(p, self.like)
         height = max(1, CHUNK // max(p, 1))
         for start in range(0, n, height):
             strip = slice(start, min(start + height, n))
             part = self.X[strip, :]
             if center is not None:
                 part = part - center[None, :]
+                left += w[strip] @ part
             total += w[strip] @ (part * part)
-        return total
+        if center is None:
+            return total
+        # take out again what rounding in `center` added: constants come out as zero
+        xp = namespace(total)
+        weight = max(float(xp.sum(w)), float(xp.finfo(w.dtype).smallest_normal))
+        total = total - left * (left / weight)
+        return xp.where(self._constant(total, w, center), xp.zeros_like(total), total)
 
     def block_grams(self, table: Ints, w: Array, center: Array | None = None) -> Array:
         """Return products within groups of columns: (N, m, m) for a (N, m) table."""
@@ -87,4 +97,5 @@ class Dense(Design):
                 A = A - take(center, ids)[None, :]
             A = xp.permute_dims(xp.reshape(A, (n, len(some), m)), (1, 2, 0))
             parts.append((A * w) @ xp.permute_dims(A, (0, 2, 1)))
-        return xp.concat(parts) if parts else _arrays.zeros((0, m, m), self.like)
+        blocks = xp.concat(parts) if parts else _arrays.zeros((0, m, m), self.like)
+        return blocks if center is None else self._clean(blocks, table, w, center)

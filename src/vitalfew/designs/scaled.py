@@ -40,11 +40,8 @@ class Scaled(Design):
             Weighted means of the columns, or None to measure from zero.
         """
         squares = design.squared_norms(w, center)
-        raw = squares if center is None else squares + center * center
-        # a constant column has a variance of rounding noise only
-        real = squares > 1e-10 * raw
         xp = namespace(squares)
-        return cls(design, xp.where(real, squares, xp.ones_like(squares)) ** 0.5)
+        return cls(design, xp.where(squares > 0, squares, xp.ones_like(squares)) ** 0.5)
 
     @property
     def prefetch(self) -> int:  # type: ignore[override]

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from vitalfew._arrays import precision
 from vitalfew.contracts import Array, Ints
 from vitalfew.designs._base import Design
 
@@ -16,6 +17,12 @@ class Sparse(Design):
     ----------
     X : sparse matrix or array of shape (n, p)
         Finite floating-point numbers. Memory: twice its nonzeros.
+
+    Notes
+    -----
+    Products around the columns' means are taken around zero and shifted, which loses
+    twice the digits of mean over deviation: a full column of large mean and small
+    deviation is better centred, or kept in a dense design.
     """
 
     def __init__(self, X: Any) -> None:
@@ -25,6 +32,11 @@ class Sparse(Design):
             X.sum_duplicates()
         self.csc = scipy.sparse.csc_array(X)
         self.shape, self.like = self.csr.shape, np.zeros(0, self.csr.dtype)
+
+    @property
+    def noise(self) -> float:
+        """Rounding in a sum of squares around the mean, in squares of the mean."""
+        return 100 * precision(self.like)  # as sums around zero are shifted
 
     @classmethod
     def _of(cls, csr: Any, csc: Any) -> "Sparse":
@@ -64,25 +76,37 @@ class Sparse(Design):
         """Return the products of columns `ids` with all columns, (k, p)."""
         A = self._scaled_rows(self.csc[:, ids], w)
         C = (A.T @ self.csr).toarray()  # visits only the rows in play
-        if center is not None:
-            C -= (center[ids] * w.sum())[:, None] * center[None, :]
-        return np.ascontiguousarray(C)
+        if center is None:
+            return np.ascontiguousarray(C)
+        C -= (center[ids] * w.sum())[:, None] * center[None, :]
+        return self._without_noise(np.ascontiguousarray(C), ids, w, center)
 
     def gram(self, w: Array, center: Array | None = None) -> Array:
         """Return the products of all columns with all, (p, p)."""
         G = (self._scaled_rows(self.csc, w).T @ self.csc).toarray()
-        if center is not None:
-            G -= w.sum() * center[:, None] * center[None, :]
-        return G
+        if center is None:
+            return G
+        G -= w.sum() * center[:, None] * center[None, :]
+        return self._without_noise(G, np.arange(self.shape[1]), w, center)
 
     def squared_norms(self, w: Array, center: Array | None = None) -> Array:
         """Return the product of each column with itself, (p,)."""
-        squares = scipy.sparse.csc_array(
-            (self.csc.data**2, self.csc.indices, self.csc.indptr), shape=self.shape
-        )
-        norms = squares.T @ w
+        indices, indptr = self.csc.indices, self.csc.indptr
+        stored = np.diff(indptr)
+        data = self.csc.data
         if center is not None:
-            norms = np.maximum(norms - w.sum() * center * center, 0.0)
+            data = data - np.repeat(center, stored)
+
+        def weigh(values: Array) -> Array:
+            by_column = (values, indices, indptr)
+            return scipy.sparse.csc_array(by_column, shape=self.shape).T @ w
+
+        norms = weigh(data * data)
+        if center is not None:
+            # zeros lie `center` away; a full column has none, whatever rounding says
+            gap = np.maximum(w.sum() - weigh(np.ones_like(data)), 0.0)
+            norms += np.where(stored < self.shape[0], gap, 0.0) * center * center
+            norms[self._constant(norms, w, center)] = 0.0
         return norms
 
     def block_grams(self, table: Ints, w: Array, center: Array | None = None) -> Array:
@@ -94,7 +118,8 @@ class Sparse(Design):
             for j in range(i, m):
                 out[:, i, j] = A.multiply(self.csc[:, table[:, j]]).sum(axis=0)
                 out[:, j, i] = out[:, i, j]
-        if center is not None:
-            means = center[table]
-            out -= w.sum() * means[:, :, None] * means[:, None, :]
-        return out
+        if center is None:
+            return out
+        means = center[table]
+        out -= w.sum() * means[:, :, None] * means[:, None, :]
+        return self._clean(out, table, w, center)

@@ -71,7 +71,7 @@ class SparseEstimator(BaseEstimator):
         labels = np.asarray(self.groups)
         if labels.dtype.kind in "OUS":
             labels = np.unique(labels, return_inverse=True)[1]
-        labels = check_labels(labels)
+        labels = check_labels(labels, "groups")
         if labels.shape != (p,):
             raise ValueError(
                 f"groups must have one label for each of the {p} columns, "

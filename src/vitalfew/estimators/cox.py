@@ -57,7 +57,8 @@ class SparseCox(SparseEstimator):
     solution_ : Solution
         The chosen one, in scaled units.
     event_times_, baseline_hazard_ : arrays
-        Different event times and Breslow's cumulative hazard there, for a row of zeros.
+        Different event times and Breslow's cumulative hazard there, for a row of zeros:
+        0 or infinite where that row lies too far from the data.
     n_features_in_ : int
         Number of columns seen in `fit`.
 
@@ -138,9 +139,13 @@ class SparseCox(SparseEstimator):
         )
         found = self._choose(objective, self._rng(), distinct_rows(X, sample_weight))
         self.coef_ = self._finish(found, scale, objective.shape)
-        self.event_times_, self.baseline_hazard_ = objective.baseline_hazard(
-            found.best.x
+        # a row of zeros can lie so far off that its hazard leaves the range of floats
+        self._middle = float(np.mean(design.matvec(found.best.x)))
+        self.event_times_, self._hazard = objective.baseline_hazard(
+            found.best.x, self._middle
         )
+        with np.errstate(over="ignore"):
+            self.baseline_hazard_ = self._hazard * np.exp(-self._middle)
         self._stop_if_interrupted()
         return self
 
@@ -182,8 +187,8 @@ class SparseCox(SparseEstimator):
         array of shape (n_samples, n_times)
             Probabilities, falling along each row.
         """
-        risk = np.exp(np.minimum(self.predict(X), 700.0))
-        steps = np.concatenate(([0.0], self.baseline_hazard_))
+        risk = np.exp(np.minimum(self.predict(X) - self._middle, 700.0))
+        steps = np.concatenate(([0.0], self._hazard))
         at = np.searchsorted(self.event_times_, np.asarray(times), side="right")
         return np.exp(-risk[:, None] * steps[at][None, :])
 

@@ -43,6 +43,8 @@ class SparseSelector(SelectorMixin, BaseEstimator):
         Ridge on the scaled columns; automatically 0 for numbers and 1e-3 for classes.
     standardize : bool, default=True
         Bring columns to unit standard deviation before choosing.
+    fit_intercept : bool, default=True
+        Fit an intercept, which is neither counted nor penalised.
     random_state : int, Generator or None
         Shuffles the folds.
 
@@ -75,6 +77,7 @@ class SparseSelector(SelectorMixin, BaseEstimator):
         cv: Any = 5,
         l2: Any = "auto",
         standardize: bool = True,
+        fit_intercept: bool = True,
         random_state: Any = None,
     ) -> None:
         self.n_nonzero = n_nonzero
@@ -85,6 +88,7 @@ class SparseSelector(SelectorMixin, BaseEstimator):
         self.cv = cv
         self.l2 = l2
         self.standardize = standardize
+        self.fit_intercept = fit_intercept
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
@@ -127,6 +131,7 @@ class SparseSelector(SelectorMixin, BaseEstimator):
             cv=self.cv,
             l2=self.l2,
             standardize=self.standardize,
+            fit_intercept=self.fit_intercept,
             random_state=self.random_state,
         ).fit(X, y, sample_weight)
         self.support_ = self.estimator_.support_

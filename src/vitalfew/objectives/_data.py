@@ -33,6 +33,7 @@ class DataObjective(BaseObjective):
     """
 
     _target: ClassVar[str] = "y"  # the argument that errors name
+    center: Array | None  # weighted means of the columns, where shifts change nothing
 
     def __init__(
         self,
@@ -111,6 +112,23 @@ class DataObjective(BaseObjective):
 
     def _prepare(self) -> None:
         """Compute what depends on the rows; called again by `rows`."""
+        self.center = self.design.rmatvec(self.w) if self._shift_free else None
+
+    @property
+    def _shift_free(self) -> bool:
+        """Whether adding a constant to a column changes nothing."""
+        return self.fit_intercept
+
+    def _backward(self, r: Array) -> Array:
+        """Return ``X^T r``, around the columns' means where `r` sums to zero.
+
+        It does so but for rounding, which large means would blow up.
+        """
+        g = self.design.rmatvec(r)
+        if self.center is None:
+            return g
+        left = namespace(r).sum(r, axis=0)
+        return g - (self.center if r.ndim == 1 else self.center[:, None]) * left
 
     def _row_ids(self, span: Any) -> Ints | None:
         """Rows of `x` that a span holds whole, or None for another kind of span."""

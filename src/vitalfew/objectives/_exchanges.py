@@ -49,11 +49,12 @@ def exchanges_of(
     # atom i must be row i: groups of one may be numbered in any order
     if np.array_equal(everything.row_ids, everything.atoms):
         return single_exchanges(models, support.row_ids, count, allowed)
-    table = structure.table[:, ::width] // width  # the padding, -1, stays -1
     if len(models) > 1 or blocks is None:
         return None
-    if table.size * table.shape[1] > MOST_BLOCK_NUMBERS:
-        return None
+    widest = int(everything.sizes.max()) // width
+    if structure.n_atoms * widest**2 > MOST_BLOCK_NUMBERS:
+        return None  # before the table, which one large group makes large for all
+    table = structure.table[:, ::width] // width  # the padding, -1, stays -1
     starts = support.starts // width
     return group_exchanges(
         models[0], table, starts, support.atoms, blocks, count, allowed

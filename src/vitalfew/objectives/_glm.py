@@ -44,8 +44,8 @@ class GLM(DataObjective):
             )
         self.shape = (self.design.shape[1],)
         self._check_target()
-        self._prepare()
         with np.errstate(invalid="ignore"):  # of infinities, which are looked for next
+            self._prepare()
             probe = self.design.rmatvec(self._slopes(self._null))
         self._check_design(probe)
 
@@ -95,6 +95,7 @@ class GLM(DataObjective):
     # -- values ------------------------------------------------------------------------
 
     def _prepare(self) -> None:
+        super()._prepare()
         none = zeros(self.n_samples, self.like)
         self.null_intercept = self._best_intercept(none, 0.0)
         self._null = none + self.null_intercept
@@ -143,7 +144,7 @@ class GLM(DataObjective):
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
         """Value and gradient at `x`, at the best intercept."""
         eta, _ = self._predictor(x)
-        gradient = self.design.rmatvec(self._slopes(eta)) + self.l2 * x
+        gradient = self._backward(self._slopes(eta)) + self.l2 * x
         return self._mean_loss(eta) + self._ridge(x), gradient
 
     def at(self, span: Any, z: Array) -> Fit:
@@ -159,7 +160,7 @@ class GLM(DataObjective):
         self, span: Any, z: Array, eta: Array, b: float, status: Status | None
     ) -> Fit:
         def gradient(fit: Fit) -> Array:
-            return self.design.rmatvec(self._slopes(eta)) + self.l2 * fit.x
+            return self._backward(self._slopes(eta)) + self.l2 * fit.x
 
         value = self._mean_loss(eta) + self._ridge(z)
         return Point(span, z, value, gradient, self._wrap(b), status)

@@ -96,6 +96,10 @@ class Cox(GLM):
         """Events or censored rows, that folds should hold in equal shares."""
         return self.event.astype(np.int64)
 
+    @property
+    def _shift_free(self) -> bool:
+        return True  # a shift cancels in every ratio of risks
+
     def rows(self, indices: Ints) -> Self:
         """Return the same objective on some of the rows."""
         event, self.event = self.event, self.event[indices]
@@ -183,20 +187,21 @@ class Cox(GLM):
         smallest = float(xp.finfo(eta.dtype).smallest_normal)
         return float(xp.max(eta) - xp.min(eta)) > -0.4 * math.log(smallest)
 
-    def _means(self, eta: Array, A: Design) -> tuple[Array, Array, Array]:
-        """Weighted means of columns over each risk set, (terms, k), and their parts."""
+    def _curved(self, eta: Array, c: Array, A: Design) -> tuple[Array, Array]:
+        """Centred columns, and the Hessian in the predictors times them, (n, k)."""
+        D, _ = A.around_means(c)
         risk, S, _ = self._risk(eta)
-        root = self._omega**0.5 / S
-        return self._at_risk(risk[:, None] * A.dense()) * root[:, None], risk, root
+        root = (self._omega**0.5 / S)[:, None]
+        means = self._at_risk(risk[:, None] * D) * root  # over risk sets: (terms, k)
+        return D, c[:, None] * D - risk[:, None] * self._spread(root * means)
 
     def _gram(self, A: Design, eta: Array, c: Array, center: Array | None) -> Array:
-        means, _, _ = self._means(eta, A)
-        return A.gram(c, center) - means.T @ means
+        D, curved = self._curved(eta, c, A)
+        return D.T @ curved
 
     def _cross(self, ids: Ints, eta: Array, c: Array, center: Array | None) -> Array:
-        means, risk, root = self._means(eta, self.design.columns(ids))
-        back = risk[:, None] * self._spread(root[:, None] * means)
-        return self.design.cross(ids, c, center) - self.design.rmatvec(back).T
+        _, curved = self._curved(eta, c, self.design.columns(ids))
+        return self._backward(curved).T
 
     def _middle(self, c: Array) -> Array:
         return self.design.rmatvec(c) / float(namespace(c).sum(c))
@@ -208,23 +213,26 @@ class Cox(GLM):
     def _blocks(self, table: Ints, c: Array, center: Array | None) -> Array:
         return self.design.block_grams(table, c, self._middle(c))
 
-    def baseline_hazard(self, x: Array) -> tuple[Array, Array]:
+    def baseline_hazard(self, x: Array, predictor: float = 0.0) -> tuple[Array, Array]:
         """Breslow's cumulative baseline hazard: event times and values, on the host.
 
         Parameters
         ----------
         x : array of shape (p,)
             Coefficients.
+        predictor : float, default=0.0
+            Of the row whose hazard it is; one near those of the data keeps the risks
+            within the range of floating-point numbers.
 
         Returns
         -------
         times : NumPy array of shape (number of different event times,)
             Ascending.
         hazard : NumPy array of the same shape
-            Cumulative hazard of a row whose predictor is zero.
+            Cumulative hazard of a row with that predictor.
         """
         v, times = to_host(self._v), to_host(self.y)
-        risk = v * np.exp(to_host(self.design.matvec(x)))
+        risk = v * np.exp(to_host(self.design.matvec(x)) - predictor)
         falling, group = np.unique(-times, return_inverse=True)
         at_risk = np.cumsum(np.bincount(group, weights=risk))
         deaths = np.bincount(group, weights=v * self.event)

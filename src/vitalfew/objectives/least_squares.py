@@ -82,14 +82,12 @@ class LeastSquares(DataObjective):
         self._check_design(self.correlation)
 
     def _prepare(self) -> None:
-        xp, w = namespace(self.y), self.w
-        self.center: Array | None = None
-        self.mean = xp.zeros_like(self.y[0, ...])
-        if self.fit_intercept:
-            self.center = self.design.rmatvec(w)
-            self.mean = w @ self.y
+        super()._prepare()
+        w = self.w
+        mean = w @ self.y
+        self.mean = mean if self.fit_intercept else namespace(mean).zeros_like(mean)
         self.residual0 = self.y - self.mean
-        self.correlation = self.design.rmatvec(self._weighted(self.residual0))
+        self.correlation = self._backward(self._weighted(self.residual0))
         self.zero_value = self._half_square(self.residual0)
         self.cross_rows = CrossRows(self.design, w, self.center, self.cache_bytes)
         self._memo: dict[Any, Any] = {}
@@ -109,15 +107,6 @@ class LeastSquares(DataObjective):
         r = prediction - self.residual0
         return r if center is None else r - center @ x
 
-    def _backward(self, r: Array) -> Array:
-        """Gradient of the loss from a residual, around the columns' means."""
-        g = self.design.rmatvec(self._weighted(r))
-        if self.center is None:
-            return g
-        left = self.w @ r  # zero but for rounding, which large means would blow up
-        outer = self.center * left if r.ndim == 1 else self.center[:, None] * left
-        return g - outer
-
     def intercept_at(self, x: Array) -> Array | None:
         """Return the best intercept for `x`."""
         return None if self.center is None else self.mean - self.center @ x
@@ -125,7 +114,8 @@ class LeastSquares(DataObjective):
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
         """Value and gradient at `x`, at the best intercept."""
         r = self._residual(self.design.matvec(x), x, self.center)
-        return self._half_square(r) + self._ridge(x), self._backward(r) + self.l2 * x
+        gradient = self._backward(self._weighted(r)) + self.l2 * x
+        return self._half_square(r) + self._ridge(x), gradient
 
     def at(self, span: Any, z: Array) -> Fit:
         """Return the point `z` of a span, not minimised."""
@@ -136,9 +126,11 @@ class LeastSquares(DataObjective):
         center = None if self.center is None else take(self.center, ids)
         r = self._residual(self.design.columns(ids).matvec(x), x, center)
         value = self._half_square(r) + self._ridge(z)
-        return self._fit(
-            span, z, value, lambda fit: self._backward(r) + self.l2 * fit.x
-        )
+
+        def gradient(fit: Fit) -> Array:
+            return self._backward(self._weighted(r)) + self.l2 * fit.x
+
+        return self._fit(span, z, value, gradient)
 
     def _fit(self, span: Any, z: Array, value: float, gradient: Any) -> Fit:
         intercept = None

@@ -78,12 +78,13 @@ class Multinomial(DataObjective):
                 f"class {int(counts.argmin())} has {int(counts.min())} rows"
             )
         self.shape = (self.design.shape[1], self.n_classes)
-        self._prepare()
         with np.errstate(invalid="ignore"):  # of infinities, which are looked for next
+            self._prepare()
             probe = self.design.rmatvec(self._slopes(self._null))
         self._check_design(probe)
 
     def _prepare(self) -> None:
+        super()._prepare()
         C = self.n_classes
         labels = to_host(self.y).astype(np.int64)
         self._hot = as_array(np.eye(C)[labels], self.like)
@@ -146,7 +147,7 @@ class Multinomial(DataObjective):
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
         """Value and gradient at `x`, at the best intercepts."""
         eta, _ = self._predictor(x)
-        gradient = self.design.rmatvec(self._slopes(eta)) + self.l2 * x
+        gradient = self._backward(self._slopes(eta)) + self.l2 * x
         return self._mean_loss(eta) + self._ridge(x), gradient
 
     # -- refits ------------------------------------------------------------------------
@@ -224,15 +225,18 @@ class Multinomial(DataObjective):
         if ids is None or (len(ids) + extra) * (self.n_classes - 1) > MOST_NEWTON_SIZE:
             return super().refit(span, start, likely)
         xp, C = namespace(self.like), self.n_classes
-        A = self.design.columns(ids).dense()
+        part = self.design.columns(ids)
         z = zeros((len(ids), C), self.like)
         b = self.null_intercept
         if start is not None:
             z = xp.reshape(span.restrict(start.x), (-1, C))
             b = b if start.intercept is None else start.intercept
         if self.fit_intercept:
+            A, means = part.around_means(self.w)
             A = xp.concat((A, zeros((self.n_samples, 1), self.like) + 1.0), axis=1)
-            z = xp.concat((z, b[None, :]), axis=0)
+            z = xp.concat((z, (b + means @ z)[None, :]), axis=0)
+        else:
+            A = part.dense()
         z = (z @ self._basis) @ self._basis.T
         status = None
         if z.shape[0]:
@@ -241,11 +245,11 @@ class Multinomial(DataObjective):
         else:
             eta = self._null
         if self.fit_intercept:
-            z, b = z[:-1, :], z[-1, :]
+            z, b = z[:-1, :], z[-1, :] - means @ z[:-1, :]
         flat = xp.reshape(z, (-1,))
 
         def gradient(fit: Fit) -> Array:
-            return self.design.rmatvec(self._slopes(eta)) + self.l2 * fit.x
+            return self._backward(self._slopes(eta)) + self.l2 * fit.x
 
         value = self._mean_loss(eta) + self._ridge(flat)
         return Point(

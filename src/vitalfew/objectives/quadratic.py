@@ -21,6 +21,7 @@ from vitalfew._validation import check_finite
 from vitalfew.contracts import Array, Exchanges, Fit
 from vitalfew.linalg import GroupModel, best_of
 from vitalfew.objectives._base import BaseObjective
+from vitalfew.objectives._exchanges import MOST_BLOCK_NUMBERS
 from vitalfew.supports import Coordinates, Point
 
 MOST_EXCHANGES = 1 << 25  # pairs of atoms that are looked at
@@ -125,7 +126,10 @@ class Quadratic(BaseObjective):
         support, n_in = fit.support, self.shape[1]
         if not len(support) or len(support) * structure.n_atoms > MOST_EXCHANGES:
             return None
-        part_of_atom, part_of_row = self._parts(structure)
+        everything = structure.support(np.arange(structure.n_atoms))
+        if structure.n_atoms * int(everything.sizes.max()) ** 2 > MOST_BLOCK_NUMBERS:
+            return None
+        part_of_atom, part_of_row = self._parts(everything)
         inside = part_of_atom[support.atoms]
         n_parts = int(max(part_of_row.max(), part_of_atom.max())) + 1
         sizes = np.bincount(np.repeat(inside, support.sizes), minlength=n_parts)
@@ -164,12 +168,11 @@ class Quadratic(BaseObjective):
         gain[support.atoms] = -np.inf
         return best_of(gain, out, count)
 
-    def _parts(self, structure: Any) -> tuple[Any, Any]:
+    def _parts(self, everything: Coordinates) -> tuple[Any, Any]:
         """Label atoms and rows of the matrix by the independent part they are in."""
         n_out, n_in = self.shape
-        table, N = structure.table, structure.n_atoms
-        atom = np.repeat(np.arange(N), table.shape[1])[table.ravel() >= 0]
-        row = table.ravel()[table.ravel() >= 0] // n_in
+        N = len(everything)
+        atom, row = np.repeat(np.arange(N), everything.sizes), everything.ids // n_in
         graph = csr_array(
             (np.ones(len(atom)), (atom, N + row)), shape=(N + n_out, N + n_out)
         )

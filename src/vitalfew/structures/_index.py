@@ -6,6 +6,7 @@ a vector lies on each; everything a solver asks follows from that.
 
 import copy
 import math
+import numbers
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -129,7 +130,8 @@ class IndexStructure:
         ValueError
             If the budget, the labels or the kept atoms do not fit the shape.
         """
-        bound = replace(self, shape=tuple(int(n) for n in shape))
+        shape = tuple(int(n) for n in shape)
+        bound = replace(self, shape=shape, keep=tuple(self.keep))
         bound._check_budget()
         return bound
 
@@ -140,8 +142,10 @@ class IndexStructure:
         elif self._density is not None:
             check_density(self._density)
         kept = np.asarray(self.keep, np.int64)
-        if np.any((kept < 0) | (kept >= self.n_atoms)) or len(set(self.keep)) < len(
-            kept
+        if (
+            not all(isinstance(i, numbers.Integral) for i in self.keep)
+            or np.any((kept < 0) | (kept >= self.n_atoms))
+            or len(set(self.keep)) < len(kept)
         ):
             raise ValueError(
                 f"keep must hold different numbers from 0 to {self.n_atoms - 1}, "

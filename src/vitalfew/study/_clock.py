@@ -11,7 +11,8 @@ class Clock:
     """The time of a study; Ctrl-C inside it is remembered and raised.
 
     Solvers and paths answer Ctrl-C with the best point so far, so whoever called them
-    asks `interrupted` afterwards.
+    asks `interrupted` afterwards. Once there is an answer (`answered`), impatient
+    repetitions are not heard; once all is done (`finished`), nor is the first.
 
     Parameters
     ----------
@@ -22,7 +23,7 @@ class Clock:
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
         self.begun = time.perf_counter()
-        self.interrupted = False
+        self.interrupted = self.answered = self.finished = False
         self._before: Any = None
 
     def __enter__(self) -> Self:
@@ -40,6 +41,8 @@ class Clock:
             signal.signal(signal.SIGINT, self._before)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.finished or (self.interrupted and self.answered):
+            return
         self.interrupted = True
         raise KeyboardInterrupt
 

@@ -61,6 +61,8 @@ def folds_of(
 def _usable(outcome: Outcome, train: Ints, test: Ints) -> bool:
     """Whether there is something to learn from, and something to judge by."""
     strata = outcome.strata
+    if outcome.task == "count":
+        return bool(outcome.y[train].any())
     if strata is None:
         return True
     if outcome.event is not None:

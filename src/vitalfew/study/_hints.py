@@ -1,5 +1,6 @@
 """Errors of the user's, with the hint that ends their message."""
 
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -26,6 +27,22 @@ def data_error(message: str, hint: str) -> DataError:
     error = DataError(message)
     error.add_note(HINT + hint)
     return error
+
+
+def dropping(names: Iterable[str]) -> str:
+    """Return the options that leave columns out, quoted for the shell they go to.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Of the columns.
+
+    Returns
+    -------
+    str
+        As in ```--drop age```.
+    """
+    return " ".join(f"`--drop {shlex.quote(name)}`" for name in names)
 
 
 def no_column(name: str, names: Iterable[str], option: str) -> DataError:

@@ -16,6 +16,7 @@ Ints = NDArray[np.int64]
 TASKS = ("regression", "binary", "multiclass", "count", "survival")
 FEW_LEVELS = 10  # whole numbers with at most this many values are ordered labels
 FEWEST_ROWS = 10
+LARGEST = 1e150  # whose square, summed over rows, is still a number
 FEWEST_OF_A_CLASS = 4  # so that inner folds of outer folds see every class
 HAPPENED = {"1", "true", "t", "yes", "y", "dead", "died", "death", "deceased", "event"}
 
@@ -137,6 +138,12 @@ def find_outcome(
                 f"target {target} must be finite, but is infinite in row {where + 1}",
                 "correct it, or leave the cell empty to leave the row out",
             )
+        if np.abs(values).max() > LARGEST or 0 < np.ptp(values) < 1 / LARGEST:
+            raise data_error(
+                f"target {target} lies between {values.min():g} and {values.max():g}: "
+                "squares of such numbers are beyond what computers hold",
+                "give it in other units",
+            )
     if len(np.unique(values)) < 2:
         raise data_error(
             f"target {target} has the same value in all {len(rows)} rows",
@@ -157,6 +164,12 @@ def find_outcome(
             f"counts must be whole numbers >= 0, but {target} is {values[bad]:g} in "
             f"row {rows[bad] + 1}",
             "use `--task regression`",
+        )
+    if task == "count" and np.count_nonzero(values) < FEWEST_OF_A_CLASS:
+        raise data_error(
+            f"target {target} counts more than 0 in {np.count_nonzero(values)} rows; "
+            f"at least {FEWEST_OF_A_CLASS} are needed",
+            "choose another target, or use `--task regression`",
         )
     return Outcome(task, target, values), rows, notes
 
@@ -246,6 +259,11 @@ def find_survival(
     DataError
         If a column is absent or does not hold times or events.
     """
+    if time == event:
+        raise data_error(
+            f"--time and --event both name {time}",
+            "give one column of durations, and one that says if the event came",
+        )
     for name, option in ((time, "--time"), (event, "--event")):
         if name not in columns:
             raise no_column(name, columns.names, option)

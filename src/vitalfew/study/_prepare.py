@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from vitalfew.study._columns import Coded, Columns
-from vitalfew.study._hints import data_error, no_column
-from vitalfew.study._outcome import Outcome, find_outcome, find_survival
+from vitalfew.study._hints import data_error, dropping, no_column
+from vitalfew.study._outcome import LARGEST, Outcome, find_outcome, find_survival
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -100,6 +100,11 @@ def prepare(
         used = {target}
     blocks = None
     if split_by is not None:
+        if split_by in used:
+            raise data_error(
+                f"--split-by {split_by}: this column is what is to be predicted",
+                "give a column that says which rows belong together",
+            )
         blocks, kept = _blocks(table, split_by, rows, notes)
         outcome, rows = outcome.take(kept), rows[kept]
         used.add(split_by)
@@ -113,6 +118,7 @@ def prepare(
     features = table.select(names)
     if len(rows) < table.n_rows:
         features = features.take(rows)
+    _refuse_extremes(features, rows)
     _refuse_leaks(features, outcome)
     ids = _ids(features)
     if ids:
@@ -167,6 +173,23 @@ def _check_groups(groups: Mapping[str, str], table: Columns, used: set[str]) -> 
             )
 
 
+def _refuse_extremes(features: Columns, rows: Ints) -> None:
+    A = features.numbers
+    low, high = (f.reduce(A, axis=0, initial=0.0) for f in (np.fmin, np.fmax))
+    for j in np.flatnonzero(np.maximum(high, -low) > LARGEST):
+        name, column = features.numeric[j], A[:, j]
+        at = int(np.nanargmax(np.abs(column)))
+        rule = (
+            "must not hold infinities"
+            if np.isinf(column[at])
+            else f"must not hold numbers beyond {LARGEST:g}, whose squares overflow"
+        )
+        raise data_error(
+            f"column {name!r} {rule}, but row {rows[at] + 1} holds {column[at]:g}",
+            f"correct it, leave the cell empty, or use {dropping([name])}",
+        )
+
+
 # -- columns that say too much ---------------------------------------------------------
 
 
@@ -180,7 +203,7 @@ def _refuse_leaks(features: Columns, outcome: Outcome) -> None:
     raise data_error(
         f"column {names[0]!r} {leaks[names[0]]}{others}: with it there is nothing left "
         "to learn",
-        f"use {' '.join(f'`--drop {name}`' for name in names[:5])}",
+        f"use {dropping(names[:5])}",
     )
 
 

@@ -115,6 +115,7 @@ class Study:
                     if self.clock.interrupted:
                         break
                     part()
+                self.clock.finished = True
             except KeyboardInterrupt:
                 if not hasattr(self, "model"):
                     raise
@@ -164,6 +165,12 @@ class Study:
         self.folds = folds_of(
             outcome, self.given.blocks, self.settings.cv_folds, self._rng(1)
         )
+        if not self.folds:
+            raise data_error(
+                "the rows cannot be split so that every part has all there is to learn "
+                "from: too few of them hold a class, an event or a count",
+                "give more rows, or leave --split-by out",
+            )
         try:
             model = self._fit(self.folds, self.settings.criterion)
         except KeyboardInterrupt:
@@ -174,7 +181,7 @@ class Study:
             self.clock.interrupted = True
         if self.clock.interrupted and not len(model.solution.support):
             raise KeyboardInterrupt
-        self.model = model
+        self.model, self.clock.answered = model, True
         if model.path.interrupted or self.clock.interrupted:
             self.cut_short.append(self._what_was_cut())
         self.progress(CHOOSING, 1, 1)
@@ -273,6 +280,8 @@ class Study:
         T = encoder.transform(given.features, test)
         rng = np.random.default_rng([settings.seed, 5, i])
         inner = folds_of(outcome, blocks, settings.cv_folds, rng)
+        if not inner:  # not judged then, and counted as missing
+            return
         left = self.clock.left(UNTIL[JUDGING])
         model = fit_path(
             X,
