@@ -191,6 +191,8 @@ def test_bad_input_is_refused():
     f = LeastSquares(X, y)
     with pytest.raises(ValueError, match="budgets must not be empty"):
         path(f, Cardinality(1), ())
+    with pytest.raises(ValueError, match=r"budgets must be numbers.*got 3"):
+        path(f, Cardinality(1), 3)
     with pytest.raises(ValueError, match="choose must be one of"):
         path(f, Cardinality(1), (1,), choose="aic")
     with pytest.raises(ValueError, match="cv must lie between 2 and the 90 rows"):

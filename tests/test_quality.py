@@ -53,7 +53,4 @@ def test_fifty_of_ten_thousand_columns_are_found(seed):
     x[planted] = rng.uniform(0.5, 1.5, k) * rng.choice([-1, 1], k)
     signal = X @ x
     y = signal + rng.standard_normal(n) * np.sqrt(np.var(signal) / 6)
-    f = LeastSquares(X, y)
-    structure = Cardinality(k).on(f.shape)
-    truth = f.refit(structure.support(planted)).value
-    assert solve(f, structure).value <= truth * (1 + 1e-9)
+    assert solve(LeastSquares(X, y), Cardinality(k)).support.tolist() == sorted(planted)

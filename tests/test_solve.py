@@ -66,6 +66,8 @@ def test_the_limit_holds_over_all_stages(f):
     [
         ({"max_iter": -1}, "max_iter.*-1"),
         ({"max_seconds": -0.5}, "max_seconds.*-0.5"),
+        ({"max_seconds": "a"}, "max_seconds.*'a'"),
+        ({"max_iter": 2.5}, "max_iter.*2.5"),
         ({"max_seconds": float("nan")}, "max_seconds.*nan"),
         ({"rng": "x"}, "rng.*'x'"),
     ],

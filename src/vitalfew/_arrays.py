@@ -24,7 +24,6 @@ from vitalfew.contracts import Array, Ints, Shape
 __all__ = [
     "as_array",
     "columns",
-    "contiguous",
     "eye",
     "is_array_api_obj",
     "is_numpy_array",
@@ -95,11 +94,6 @@ def precision(x: Array) -> float:
 def itemsize(x: Array) -> int:
     """Bytes of one number."""
     return int(namespace(x).finfo(x.dtype).bits) // 8
-
-
-def contiguous(x: Array) -> Array:
-    """Return `x` laid out row after row."""
-    return np.ascontiguousarray(x) if is_numpy_array(x) else x
 
 
 def take(x: Array, ids: Ints) -> Array:

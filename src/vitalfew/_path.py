@@ -169,7 +169,12 @@ def path(
     >>> path(LeastSquares(X, y), Cardinality(1), range(6), choose="ebic").best.support
     array([3, 7])
     """
-    wanted = sorted(set(budgets))
+    try:
+        wanted = sorted(set(budgets))
+    except TypeError as error:
+        raise ValueError(
+            f"budgets must be numbers, as in range(1, 11), got {budgets!r}"
+        ) from error
     if not wanted:
         raise ValueError("budgets must not be empty")
     rng = check_rng(rng)

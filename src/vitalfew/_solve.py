@@ -13,7 +13,7 @@ import numpy as np
 from vitalfew import _checkpoint, solvers
 from vitalfew._arrays import as_array, namespace, to_host, zeros
 from vitalfew._threads import one_thread_if_small
-from vitalfew._validation import check_rng
+from vitalfew._validation import check_count, check_nonnegative, check_rng
 from vitalfew.contracts import (
     Fit,
     HasRows,
@@ -110,10 +110,9 @@ def solve(
         )
     if max_iter is None:
         max_iter = 10_000 if penalised else 1_000 + 4 * math.prod(objective.shape)
-    if max_iter < 0:
-        raise ValueError(f"max_iter must not be negative, got {max_iter}")
-    if max_seconds is not None and not max_seconds >= 0:
-        raise ValueError(f"max_seconds must not be negative, got {max_seconds}")
+    check_count("max_iter", max_iter, 0)
+    if max_seconds is not None and max_seconds != math.inf:
+        check_nonnegative("max_seconds", max_seconds)
     if not penalised:
         structure = structure.on(objective.shape)
     if solver is None:

@@ -56,8 +56,8 @@ def check_labels(labels: Any, name: str = "labels") -> Ints:
         gap = int(np.flatnonzero(used != np.arange(len(used)))[0])
         raise ValueError(
             f"{name} must give every group from 0 to {largest} a member, but group "
-            f"{gap} is empty ({largest + 1 - len(used)} empty in all); number the groups "
-            "without gaps"
+            f"{gap} is empty ({largest + 1 - len(used)} empty in all); number the "
+            "groups without gaps"
         )
     return given.astype(np.int64)
 

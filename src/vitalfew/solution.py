@@ -142,6 +142,11 @@ class Solution:
 def new_axes() -> Any:
     """Return the axes of a new matplotlib figure.
 
+    Returns
+    -------
+    matplotlib axes
+        The axes.
+
     Raises
     ------
     MissingDependencyError

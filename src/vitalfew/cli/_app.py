@@ -4,6 +4,7 @@ import io
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -39,7 +40,8 @@ def _forgiving_streams() -> None:
         if stream is None:  # closed by whoever started the program
             setattr(sys, name, io.StringIO())
         elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError):  # what is wrong with it will be said later
+                stream.reconfigure(errors="backslashreplace")
 
 
 def _guarded(run: Callable[[], Any]) -> int:
