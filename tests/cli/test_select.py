@@ -552,10 +552,10 @@ def test_a_full_disk(table, monkeypatch):
 
     out = table.parent / "out"
 
-    def full(path, text):
+    def full(texts):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_folder, "write_atomically", full)
+    monkeypatch.setattr(_folder, "write_together", full)
     result = run("select", table, "--target", "y", "--out", out, "--resamples", "1")
     assert result.exit_code == 2
     assert "No space left on device" in result.stderr
