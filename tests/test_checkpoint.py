@@ -291,7 +291,37 @@ def _array(name, to):
     return change
 
 
+def _generator(**changes):
+    def change(tree, arrays):
+        state = json.loads(tree["extra"]["rng"]) | changes
+        tree["extra"]["rng"] = json.dumps(state)
+
+    return change
+
+
+def _nest(tree, depth):
+    for _ in range(depth):
+        tree["state"] = {"tuple": [tree["state"]]}
+
+
 HOSTILE = {
+    "stage below": _set("extra", "stage", to=-1),
+    "steps below": _set("extra", "n_iter", to=-1),
+    "endless steps": _set("extra", "n_iter", to=float("inf")),
+    "depth in the generator": _set("extra", "rng", to="[" * 100_000),
+    "generator out of range": _generator(state={"state": -1, "inc": 1}),
+    "generator of another class": _generator(bit_generator="seed"),
+    "generator beyond its buffer": _generator(
+        bit_generator="MT19937", state={"key": [0] * 624, "pos": 10**6}
+    ),
+    "depth in the state": lambda tree, arrays: _nest(tree, 300),
+    "huge float": _set("state", to={"float": "0x1p99999"}),
+    "nothing for a record": _set("state", "tuple", 0, to=None),
+    "nothing for a fit": _set("state", "tuple", 0, "record", "fit", to=None),
+    "nothing for the best": _set("state", "tuple", 1, to=None),
+    "array for a fit": _set("state", "tuple", 0, "record", "fit", to={"array": "a1"}),
+    "fit for a record": _set("state", "tuple", 0, to={"fit": ["a0", "a1"]}),
+    "array for a flag": _set("state", "tuple", 0, "record", "done", to={"array": "a1"}),
     "no extra": _set("extra", to=None),
     "no stage": _set("extra", to={}),
     "stage outside": _set("extra", "stage", to=7),
@@ -324,6 +354,10 @@ HOSTILE = {
     "matrix of atoms": _array("a0", [[0], [1]]),
     "too few coefficients": _array("a1", [1.0]),
     "coefficients of text": _array("a1", ["a", "b"]),
+    "coefficients of dates": _array("a1", np.zeros(2, "M8[s]")),
+    "complex coefficients": _array("a1", [1j, 2j]),
+    "coefficients that are not finite": _array("a3", [np.nan, np.inf]),
+    "coefficients that overflow": _array("a3", [1e300, 1e300]),
     "matrix of coefficients": _array("a1", [[1.0], [2.0]]),
     "best over the budget": lambda tree, arrays: arrays.update(
         a2=np.arange(6), a3=np.ones(6)
@@ -335,6 +369,30 @@ HOSTILE = {
 def test_hostile_files_are_refused(name, stored):
     rewrite(stored, HOSTILE[name])
     with pytest.raises(ValueError, match=r"checkpoint.*damaged"):
+        run_on(stored)
+
+
+NUMBERS = [None, "x", [], float("inf"), {"float": "nan"}, {"tuple": []}]
+
+
+@pytest.mark.parametrize("to", [*NUMBERS, {"array": "a0"}, {"fit": ["a0", "a1"]}])
+@pytest.mark.parametrize("field", ["ahead", "momentum", "step_size"])
+def test_hostile_states_of_penalised_runs_are_refused(field, to, tmp_path):
+    f, path = LeastSquares(*data()), tmp_path / "run.npz"
+    solve(f, L1(0.05), checkpoint=path, max_iter=2)
+    if field == "ahead" and to == {"array": "a0"}:
+        to = {"array": "tree"}  # of another length
+    rewrite(path, _set("state", "tuple", 0, "record", field, to=to))
+    with pytest.raises(ValueError, match=r"checkpoint.*damaged"):
+        solve(f, L1(0.05), checkpoint=path)
+
+
+def test_small_files_that_unfold_to_large_ones_are_refused(stored):
+    with np.load(stored) as file:
+        arrays = {name: file[name] for name in file.files}
+    with open(stored, "wb") as file:
+        np.savez_compressed(file, **arrays, bomb=np.zeros(10**6))
+    with pytest.raises(ValueError, match="cannot be read"):
         run_on(stored)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitalfew.records import FORMAT, RunRecord, write_atomically
+from vitalfew.records import FORMAT, RunRecord, write_atomically, write_together
 
 plain = st.recursive(
     st.none()
@@ -75,14 +75,40 @@ def test_good_texts_are_read():
     assert RunRecord.from_json(json.dumps(good())).kind == "select"
 
 
+def test_half_characters_survive_as_escapes():
+    """As in the name of a file whose bytes are no UTF-8."""
+    record = RunRecord(kind="select", created="now", data={"source": "caf\udce9.csv"})
+    text = record.to_json()
+    text.encode("utf-8")
+    assert RunRecord.from_json(text) == record
+
+
+def test_files_are_written_all_or_none(tmp_path):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(OSError, match="nowhere"):
+        write_together({tmp_path / "a": "new", tmp_path / "nowhere" / "b": "new"})
+    with pytest.raises(UnicodeEncodeError):
+        write_together({tmp_path / "a": "new", tmp_path / "b": "\ud800"})
+    assert (tmp_path / "a").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
+def test_files_are_as_private_as_the_user_wants(tmp_path):
+    before = os.umask(0o077)
+    try:
+        write_atomically(tmp_path / "run.json", "x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "run.json").stat().st_mode) == 0o600
+
+
 def test_written_whole(tmp_path):
     path = tmp_path / "run.json"
     write_atomically(path, "first ü")
     write_atomically(path, "second ü")
     assert path.read_text(encoding="utf-8") == "second ü"
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
-    if os.name == "posix":
-        assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 def test_a_failed_write_changes_nothing(tmp_path, monkeypatch):

@@ -273,6 +273,61 @@ def test_files_that_cannot_be_opened(tmp_path):
     assert "is a folder" in message
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"\xef\xbb\xbf", b"\xef\xbb\xbf\n", gzip.compress(b""), gzip.compress(b"\n \n")],
+    ids=["mark", "mark and line", "gzip", "gzip of lines"],
+)
+def test_files_with_nothing_in_them(put, content):
+    message, _ = refused(put(content))
+    assert "is empty" in message
+
+
+def test_names_without_a_line_end(put):
+    message, _ = refused(put("a,b"))
+    assert "no rows" in message
+
+
+def test_bytes_that_are_no_text(put):
+    _, hint = refused(put("a,b\n1,2\n".encode("utf-32")))
+    assert "--encoding utf-32" in hint
+    message, hint = refused(put(b"BZh9\xff\x00\x01"))
+    assert "is a binary file" in message
+    assert "latin-1" not in hint
+    for encoding in ("undefined", "punycode", "hex"):
+        message, _ = refused(put("a,b\n1.5,2\n"), encoding=encoding)
+        assert encoding in message
+    message, _ = refused(put("\\ud800,b\n1,2\n"), encoding="unicode_escape")
+    assert "no unicode_escape text" in message
+
+
+def test_names_that_would_command_a_shell_are_quoted(put):
+    rows = "\n".join(f"{i},{i}" for i in range(30))
+    _, hint = refused(put(f"$(reboot),b\n{rows}\noops,3\n"))
+    assert "--drop '$(reboot)'" in hint
+
+
+def test_a_path_that_cannot_be(tmp_path):
+    message, _ = refused(tmp_path / ("x" * 300 + ".csv"))
+    assert "cannot be read" in message
+
+
+def test_parquet_that_is_odd(tmp_path):
+    path = tmp_path / "data.parquet"
+    x = pa.array([1.0, 2.0])
+    pq.write_table(pa.Table.from_arrays([x, x], names=["a", "a"]), path)
+    message, _ = refused(path)
+    assert "2 columns called 'a'" in message
+    pq.write_table(pa.table({"a": x}).slice(0, 0), path)
+    message, _ = refused(path)
+    assert "no rows" in message
+    raw = pa.array([b"\xff", b"\xfe"]).buffers()
+    pq.write_table(pa.table({"a": pa.Array.from_buffers(pa.string(), 2, raw)}), path)
+    message, hint = refused(path)
+    assert "column 'a' cannot be read" in message
+    assert "--drop a" in hint
+
+
 def test_an_unknown_column_to_drop(put):
     message, hint = refused(put("height,b\n1,2\n"), drop=["hieght"])
     assert "--drop hieght" in message

@@ -1,5 +1,6 @@
 """``vitalfew select`` from the outside: answers, files, errors, interruptions."""
 
+import csv
 import json
 import os
 import re
@@ -447,6 +448,9 @@ def replaced(columns, name, at, value):
         (patients(), ["--target", "y", "--seconds", "-1"], "positive"),
         (patients(), ["--target", "y", "--seed", "-1"], "negative"),
         (patients(), ["--target", "y", "--split-by", "flat"], "1 different values"),
+        (patients(), ["--target", "y", "--split-by", "y"], "what is to be predicted"),
+        (patients(), ["--target", "y", "--n-nonzero", "9" * 5000], "--n-nonzero 99"),
+        (patients(), ["--time", "age", "--event", "age"], "both name age"),
         (patients(), ["--target", "y", "--time", "age"], "--time and --event"),
         (patients(), ["--time", "age", "--event", "ward"], "3 levels"),
         (patients(), ["--time", "age", "--event", "sex"], "not clear which"),
@@ -461,7 +465,38 @@ def replaced(columns, name, at, value):
         (
             replaced(patients(), "dose", 4, "-inf"),
             ["--target", "y"],
-            "'dose' must not hold infinities",
+            "'dose' must not hold infinities, but row 5",
+        ),
+        (
+            replaced(patients(), "dose", 4, "-1e200"),
+            ["--target", "y"],
+            "'dose' must not hold numbers beyond 1e+150",
+        ),
+        (
+            replaced(patients(), "y", 4, "1e300"),
+            ["--target", "y"],
+            "squares of such numbers",
+        ),
+        (
+            {**patients(), "y": [v * 1e-200 for v in patients()["y"]]},
+            ["--target", "y"],
+            "squares of such numbers",
+        ),
+        (
+            {**patients(), "y": [0] * 77 + [3, 5, 9]},
+            ["--target", "y", "--task", "count"],
+            "more than 0 in 3 rows",
+        ),
+        (
+            # all events are in one block
+            {
+                **patients(),
+                "died": [1] * 10 + [0] * 70,
+                "days": range(1, 81),
+                "site": [0] * 10 + [1 + i % 4 for i in range(70)],
+            },
+            ["--time", "days", "--event", "died", "--split-by", "site"],
+            "cannot be split",
         ),
         (
             {"a": [1] * 20, "b": [None] * 20, "y": list(np.sin(range(20)))},
@@ -500,6 +535,12 @@ def test_an_event_must_happen(tmp_path):
         ("age,a\n", "first line"),
         ("column,group\nage\n", "line 2"),
         ('{"age": ', "no JSON"),
+        ('{"age": ' * 100_000, "no JSON"),
+        ('{"age": ' + "9" * 5000 + "}", "no JSON"),
+        ('{"age": true}', "no object"),
+        ('{"age": "a", "age": "b"}', "twice"),
+        ("column,group\nage,\n", "has no group"),
+        ("column,group\nage,\x00\n", "binary"),
         ("[1]", "no object"),
     ],
 )
@@ -510,6 +551,19 @@ def test_bad_groups(table, text, said):
     assert said in message
 
 
+def test_groups_with_a_cell_that_csv_refuses(tmp_path):
+    from vitalfew.cli._groups import read_groups
+    from vitalfew.exceptions import DataError
+
+    (tmp_path / "groups.csv").write_text("column,group\nage," + "x" * 200_000)
+    before = csv.field_size_limit(131_072)  # what it is until a table was read
+    try:
+        with pytest.raises(DataError, match="field larger"):
+            read_groups(tmp_path / "groups.csv")
+    finally:
+        csv.field_size_limit(before)
+
+
 def test_a_result_is_never_overwritten_unasked(table):
     study(table, "--target", "y")
     out = table.parent / "out"
@@ -518,6 +572,124 @@ def test_a_result_is_never_overwritten_unasked(table):
     assert "already holds result.json and report.html" in message
     assert "--overwrite" in hint
     assert (out / "result.json").read_bytes() == before
+
+
+def test_a_result_that_came_meanwhile_is_not_replaced(table):
+    """Two runs into one folder: both saw it empty, and one was first."""
+    from vitalfew.cli._folder import claimed, write
+    from vitalfew.exceptions import DataError
+
+    out = table.parent / "out"
+    record = RunRecord(kind="select", created="now", data={"source": "second"})
+    with claimed(out, overwrite=False):
+        study(table, "--target", "y")
+        before = (out / "result.json").read_bytes()
+        with pytest.raises(DataError, match="already holds"):
+            write(record, out, overwrite=False)
+    assert (out / "result.json").read_bytes() == before
+    assert len(list(out.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["result.json", "report.html"])
+def test_what_cannot_be_replaced_is_told_before_the_work(table, name):
+    out = table.parent / "out"
+    (out / name).mkdir(parents=True)
+    message, _ = fails("select", table, "--target", "y", "--out", out, "--overwrite")
+    assert f"{name} is a folder" in message
+    (out / name).rmdir()
+    (out / name).symlink_to(out / "nowhere")
+    message, _ = fails("select", table, "--target", "y", "--out", out)
+    assert f"already holds {name}" in message
+    assert (out / name).is_symlink()
+
+
+def test_a_record_is_not_lost_with_its_report(table, monkeypatch):
+    import vitalfew.report
+
+    def fail(record):
+        raise RuntimeError("a fault of the report")
+
+    monkeypatch.setattr(vitalfew.report, "render", fail)
+    out = table.parent / "out"
+    result = run("select", table, "--target", "y", "--out", out, "--resamples", "1")
+    assert result.exit_code == 2
+    RunRecord.from_json((out / "result.json").read_text(encoding="utf-8"))
+
+
+def test_a_name_that_is_too_long(table):
+    out = table.parent / ("x" * 300)
+    message, hint = fails("select", table, "--target", "y", "--out", out)
+    assert "nothing can be written" in message
+    assert "--out" in hint
+
+
+# -- names that would do harm ----------------------------------------------------------
+
+
+def test_names_cannot_command_the_terminal(tmp_path):
+    columns = patients()
+    columns["\x1b]0;x\x07\x1b[2Jdose\u202e"] = columns.pop("dose")
+    columns["flat\nerror: forged"] = columns.pop("flat")
+    path = write_csv(tmp_path / "e.csv", columns)
+    options = ("--n-nonzero", "3", "--resamples", "1", "--out", tmp_path / "out")
+    result = run("select", path, "--target", "y", *options)
+    assert result.exit_code == 0
+    message, _ = fails("select", path, "--target", "\x1b[2Jdose")
+    for text in (result.output, message):
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", text)
+    assert "\nerror: forged" not in result.output
+    assert "dose" in result.stdout
+    record = RunRecord.from_json((tmp_path / "out" / "result.json").read_text("utf-8"))
+    assert any("\x1b" in column for column in chosen(record))  # the data are as given
+
+
+def test_messages_stay_short(tmp_path):
+    path = write_csv(tmp_path / "l.csv", {"n" * 1_000_000: [1] * 20, "y": range(20)})
+    message, hint = fails("select", path, "--target", "z")
+    assert len(message) + len(hint) < 5000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes there")
+def test_a_file_whose_name_is_no_text(table):
+    path = os.fsencode(table.parent) + b"/caf\xe9.csv"
+    os.link(table, path)
+    record = study(type(table)(os.fsdecode(path)), "--target", "y")
+    assert record.data["source"].endswith("caf\udce9.csv")
+
+
+# -- streams that fail -----------------------------------------------------------------
+
+
+def streams(table, *options, **arguments):
+    code = subprocess.run(
+        [*COMMAND, "select", table, "--target", "y", "--resamples", "1", *options],
+        **arguments,
+        stderr=subprocess.PIPE,
+        cwd=table.parent,
+    )
+    assert b"Traceback" not in code.stderr
+    assert (table.parent / "vitalfew-patients" / "report.html").exists()
+    return code
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_characters_that_stdout_does_not_know(tmp_path, options):
+    columns = patients()
+    columns["d\u00f6s\u4e2d"] = columns.pop("dose")
+    table = write_csv(tmp_path / "patients.csv", columns)
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = streams(table, *options, env=env, stdout=subprocess.PIPE)
+    assert done.returncode == 0
+    if options:
+        json.loads(done.stdout.decode("ascii"))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_stdout_that_is_full(table):
+    with open("/dev/full", "wb") as full:
+        done = streams(table, stdout=full)
+    assert done.returncode == 2
+    assert b"error: nothing can be printed" in done.stderr
 
 
 def test_the_default_folder_is_named_after_the_table(table, monkeypatch):
@@ -660,6 +832,20 @@ def test_ctrl_c_after_an_answer_keeps_it(long_study):
     assert record.results["cut_short"]
     assert (out / "report.html").exists()
     assert "x0" in stdout
+
+
+def test_an_impatient_ctrl_c_costs_nothing(long_study):
+    out = long_study.parent / "out"
+    process = spawn("select", long_study, "--target", "y", "--out", out)
+    until(process, "there is an answer")
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1, stderr
+    assert "Traceback" not in stderr
+    assert "x0" in stdout
+    assert sorted(p.name for p in out.iterdir()) == ["report.html", "result.json"]
 
 
 def test_ctrl_c_during_the_judgement_keeps_what_there_is(long_study):

@@ -4,6 +4,7 @@ typer, rich, jinja2 and pyarrow come with the extra ``cli`` and are imported onl
 and in the report.
 """
 
+import signal
 import sys
 
 NEEDED = {"typer", "rich", "pyarrow", "jinja2", "click"}
@@ -27,4 +28,7 @@ def main() -> None:
             "hint: start it again\n"
         )
         sys.exit(1)
-    app()
+    try:
+        app()
+    finally:  # an impatient Ctrl-C must not change the exit code
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
