@@ -404,3 +404,12 @@ def test_outliers_do_not_break_huber(rng):
     solution = solve(Huber(X, y, delta=0.3, fit_intercept=True), Cardinality(1))
     assert solution.support.tolist() == [2]
     assert solution.x[2] == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize("kind", [scipy.sparse.csr_array, scipy.sparse.csc_array])
+@pytest.mark.parametrize("index", [-1, 7])
+def test_sparse_matrices_with_indices_out_of_range(kind, index):
+    X = kind(np.eye(4))
+    X.indices[2] = index
+    with pytest.raises(ValueError, match="X must be a valid sparse matrix"):
+        LeastSquares(X, np.ones(4))

@@ -643,6 +643,17 @@ def test_names_cannot_command_the_terminal(tmp_path):
     assert any("\x1b" in column for column in chosen(record))  # the data are as given
 
 
+def test_errors_beyond_all_measure_are_printed():
+    from vitalfew.cli._tables import _spread
+    from vitalfew.study._scores import summary
+
+    found = summary([{"R2": -1e300}, {"R2": 1.0}, {"R2": np.nan}])["R2"]
+    assert found["sd"] is None
+    assert _spread(found) == "-5e+299"
+    assert summary([{"R2": np.inf}])["R2"]["mean"] is None
+    assert _spread({"mean": 1e250, "sd": 1e249}) == "1e+250 ± 1e+249"
+
+
 def test_messages_stay_short(tmp_path):
     path = write_csv(tmp_path / "l.csv", {"n" * 1_000_000: [1] * 20, "y": range(20)})
     message, hint = fails("select", path, "--target", "z")

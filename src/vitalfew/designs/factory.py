@@ -34,6 +34,11 @@ def as_design(X: Any) -> Design:
     if scipy.sparse.issparse(X):
         given: Any = X
         _check_shape(given.shape)
+        if given.format in ("csr", "csc"):
+            try:  # indices out of range would crash the process, not raise
+                given.check_format(full_check=True)
+            except ValueError as error:
+                raise ValueError(f"X must be a valid sparse matrix: {error}") from error
         return Sparse(given.astype(_float_type(given.dtype), copy=False))
     if not is_array_api_obj(X):
         X = np.asarray(X)

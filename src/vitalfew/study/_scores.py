@@ -78,9 +78,12 @@ def summary(folds: list[dict[str, float]]) -> dict[str, dict[str, object]]:
     for name in folds[0]:
         values = np.array([fold[name] for fold in folds])
         known = values[np.isfinite(values)]
+        with np.errstate(over="ignore"):  # of a fold that failed beyond all measure
+            mean = known.mean() if len(known) else np.nan
+            sd = known.std(ddof=1) if len(known) > 1 else np.nan
         gathered[name] = {
-            "mean": float(known.mean()) if len(known) else None,
-            "sd": float(known.std(ddof=1)) if len(known) > 1 else None,
+            "mean": float(mean) if np.isfinite(mean) else None,
+            "sd": float(sd) if np.isfinite(sd) else None,
             "folds": [float(v) if np.isfinite(v) else None for v in values],
         }
     return gathered
