@@ -193,6 +193,10 @@ def test_bad_input_is_refused():
         path(f, Cardinality(1), ())
     with pytest.raises(ValueError, match=r"budgets must be numbers.*got 3"):
         path(f, Cardinality(1), 3)
+    with pytest.raises(ValueError, match="cv must give rows from 0 to 89, got 0 to 90"):
+        path(f, Cardinality(1), (1,), cv=[([0, 1, 90], [2])])
+    with pytest.raises(ValueError, match="at least one row to train on"):
+        path(f, Cardinality(1), (1,), cv=[([0, 1, 2], [])])
     with pytest.raises(ValueError, match="choose must be one of"):
         path(f, Cardinality(1), (1,), choose="aic")
     with pytest.raises(ValueError, match="cv must lie between 2 and the 90 rows"):

@@ -1,5 +1,6 @@
 """Paths over the budget, and the choice of a budget."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -317,6 +318,16 @@ def _folds(
         ) from error
     if not folds:
         raise ValueError("cv must give at least one split")
+    for rows in itertools.chain.from_iterable(folds):
+        if rows.ndim != 1 or not len(rows) or rows.dtype.kind not in "iu":
+            raise ValueError(
+                "cv must give the numbers of at least one row to train on and one to "
+                f"test on, got an array of shape {rows.shape} and dtype {rows.dtype}"
+            )
+        if rows.min() < 0 or rows.max() >= n:
+            raise ValueError(
+                f"cv must give rows from 0 to {n - 1}, got {rows.min()} to {rows.max()}"
+            )
     return folds
 
 
