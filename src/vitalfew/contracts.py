@@ -33,9 +33,14 @@ __all__ = [
     "Array",
     "Exchanges",
     "Fit",
+    "HasAlpha",
     "HasAtoms",
+    "HasBlocks",
+    "HasCurvature",
+    "HasRidge",
     "HasRows",
     "HasSwapGains",
+    "HasVertices",
     "Ints",
     "Objective",
     "Penalty",
@@ -189,6 +194,26 @@ class HasSwapGains(Protocol):
         """Return the `count` best entering atoms, or None without a formula."""
 
 
+class HasRidge(Protocol):
+    """An objective to which a ridge can be added."""
+
+    def with_ridge(self, weights: Array) -> Any:
+        """Return the objective plus ``sum_i weights_i x_i^2 / 2``.
+
+        `weights` has the shape of `x`. What was remembered of the data is shared.
+        """
+
+
+class HasCurvature(Protocol):
+    """An objective with second derivatives, taken with the intercept minimised out."""
+
+    def curvature(self, fit: Fit) -> Array:
+        """Return the diagonal of the Hessian, of the shape of `x`."""
+
+    def hessian(self, fit: Fit, span: Any) -> Array:
+        """Return the Hessian in the coordinates of a span, (m, m)."""
+
+
 class HasRows(Protocol):
     """An objective that is a mean over samples, as cross-validation needs."""
 
@@ -307,6 +332,41 @@ class Penalty(Protocol):
 
     def subdifferential_distance(self, x: Array, gradient: Array) -> float:
         """Largest distance, over its atoms, of `-gradient` to the subdifferential."""
+
+
+class HasAlpha(Penalty, Protocol):
+    """A penalty with a strength, along which a path may run."""
+
+    @property
+    def alpha(self) -> float:
+        """Strength."""
+
+    def with_alpha(self, alpha: float) -> Self:
+        """Return this penalty with another strength."""
+
+    def critical_alpha(self, gradient: Array) -> float:
+        """Return the least strength at which zero is stationary.
+
+        `gradient` is that of the objective at zero.
+        """
+
+
+class HasBlocks(HasAlpha, Protocol):
+    """A penalty that is a sum over blocks of rows of `x`."""
+
+    @property
+    def labels(self) -> Ints | None:
+        """Block of each row of `x`; None when every coordinate is its own."""
+
+    def on_blocks(self, blocks: Ints) -> Self:
+        """Return the penalty on some blocks alone, renumbered in this order."""
+
+
+class HasVertices(Penalty, Protocol):
+    """The indicator of a bounded convex set: 0 inside, infinite outside."""
+
+    def vertex(self, gradient: Array) -> Array:
+        """Return a point of the set that minimises ``<gradient, x>``."""
 
 
 State = TypeVar("State")

@@ -75,7 +75,8 @@ class Sparse(Design):
     def cross(self, ids: Ints, w: Array, center: Array | None = None) -> Array:
         """Return the products of columns `ids` with all columns, (k, p)."""
         A = self._scaled_rows(self.csc[:, ids], w)
-        C = (A.T @ self.csr).toarray()  # visits only the rows in play
+        X = self.csc if self.csr is None else self.csr
+        C = (A.T @ X).toarray()  # visits only the rows in play
         if center is None:
             return np.ascontiguousarray(C)
         C -= (center[ids] * w.sum())[:, None] * center[None, :]

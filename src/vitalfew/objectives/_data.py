@@ -6,7 +6,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from vitalfew._arrays import as_array, is_array_api_obj, namespace, rows, zeros
+from vitalfew._arrays import (
+    as_array,
+    columns,
+    is_array_api_obj,
+    namespace,
+    rows,
+    zeros,
+)
 from vitalfew._validation import (
     check_finite,
     check_nonnegative,
@@ -16,7 +23,8 @@ from vitalfew._validation import (
 from vitalfew.contracts import Array, Ints
 from vitalfew.designs import as_design
 from vitalfew.objectives._base import BaseObjective
-from vitalfew.supports import Coordinates
+from vitalfew.objectives._ridge import Ridge
+from vitalfew.supports import Coordinates, Whole
 
 
 class DataObjective(BaseObjective):
@@ -47,6 +55,7 @@ class DataObjective(BaseObjective):
         self.design = as_design(X)
         self.like, self.size = self.design.like, math.prod(self.design.shape)
         self.l2 = check_nonnegative("l2", l2)
+        self.ridge = Ridge(self.l2)
         self.fit_intercept = bool(fit_intercept)
         n = self.design.shape[0]
         given = y if is_array_api_obj(y) else np.asarray(y)
@@ -110,6 +119,29 @@ class DataObjective(BaseObjective):
         other._prepare()
         return other
 
+    def with_ridge(self, weights: Array) -> Self:
+        """Return this objective plus ``sum_i weights_i x_i^2 / 2``.
+
+        Parameters
+        ----------
+        weights : array of the shape of `x`
+            Not negative.
+
+        Returns
+        -------
+        objective
+            It shares what is remembered of the data.
+        """
+        weights = as_array(weights, self.like)
+        if tuple(weights.shape) != tuple(self.shape):
+            raise ValueError(
+                f"weights must have the shape of x, {tuple(self.shape)}, "
+                f"got {tuple(weights.shape)}"
+            )
+        other = copy.copy(self)
+        other.ridge = self.ridge.plus(weights)
+        return other
+
     def _prepare(self) -> None:
         """Compute what depends on the rows; called again by `rows`."""
         self.center = self.design.rmatvec(self.w) if self._shift_free else None
@@ -133,6 +165,34 @@ class DataObjective(BaseObjective):
     def _row_ids(self, span: Any) -> Ints | None:
         """Rows of `x` that a span holds whole, or None for another kind of span."""
         return span.row_ids if isinstance(span, Coordinates) else None
+
+    def _entries(self, span: Any) -> tuple[Ints, Ints]:
+        """Rows of `x` that a span of coordinates touches, and where each entry is.
+
+        Returns
+        -------
+        ids : integer array of shape (k,)
+            Rows, ascending.
+        places : integer array of shape (m,)
+            Each coordinate's place in the flattened (k, q) array of these rows.
+        """
+        if isinstance(span, Coordinates):
+            flat = span.ids
+        elif isinstance(span, Whole):
+            flat = np.arange(len(span))
+        else:
+            raise TypeError(
+                f"span must be one of coordinates, got {type(span).__name__}"
+            )
+        width = math.prod(self.shape[1:])
+        ids, local = np.unique(flat // width, return_inverse=True)
+        return ids, local * width + flat % width
+
+    def _arranged(self, G: Array, places: Ints) -> Array:
+        """Rows and columns `places` of a matrix."""
+        if np.array_equal(places, np.arange(G.shape[0])):
+            return G
+        return columns(rows(G, places), places)
 
     def _as_rows(self, z: Array) -> Array:
         """Coordinates of whole rows as a matrix, or as they are for a vector `x`."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vitalfew._arrays import columns, eye, namespace, precision, solve_posdef, zeros
+from vitalfew._arrays import columns, namespace, precision, solve_posdef, take, zeros
 from vitalfew.contracts import Array, Exchanges, Fit, Ints
 from vitalfew.designs import Design
 from vitalfew.linalg import QuadraticModel
@@ -138,14 +138,11 @@ class GLM(DataObjective):
     def _wrap(self, b: float) -> Array | None:
         return zeros((), self.like) + b if self.fit_intercept else None
 
-    def _ridge(self, z: Array) -> float:
-        return 0.5 * self.l2 * float(namespace(z).sum(z * z)) if self.l2 else 0.0
-
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
         """Value and gradient at `x`, at the best intercept."""
         eta, _ = self._predictor(x)
-        gradient = self._backward(self._slopes(eta)) + self.l2 * x
-        return self._mean_loss(eta) + self._ridge(x), gradient
+        gradient = self._backward(self._slopes(eta)) + self.ridge.times(x)
+        return self._mean_loss(eta) + self.ridge.value(x), gradient
 
     def at(self, span: Any, z: Array) -> Fit:
         """Return the point `z` of a span, not minimised."""
@@ -154,15 +151,21 @@ class GLM(DataObjective):
             return super().at(span, z)
         eta = self.design.columns(ids).matvec(z)
         b = self._best_intercept(eta, self.null_intercept)
-        return self._fit(span, z, eta + b, b, None)
+        return self._fit(span, ids, z, eta + b, b, None)
 
     def _fit(
-        self, span: Any, z: Array, eta: Array, b: float, status: Status | None
+        self,
+        span: Any,
+        ids: Ints,
+        z: Array,
+        eta: Array,
+        b: float,
+        status: Status | None,
     ) -> Fit:
         def gradient(fit: Fit) -> Array:
-            return self._backward(self._slopes(eta)) + self.l2 * fit.x
+            return self._backward(self._slopes(eta)) + self.ridge.times(fit.x)
 
-        value = self._mean_loss(eta) + self._ridge(z)
+        value = self._mean_loss(eta) + self.ridge.value(z, ids)
         return Point(span, z, value, gradient, self._wrap(b), status)
 
     # -- refits ------------------------------------------------------------------------
@@ -180,7 +183,7 @@ class GLM(DataObjective):
             z = span.restrict(start.x)
             b = b if start.intercept is None else float(start.intercept)
         eta = A.matvec(z) + b
-        value = self._mean_loss(eta) + self._ridge(z)
+        value = self._mean_loss(eta) + self.ridge.value(z, ids)
         if not math.isfinite(value):
             z, b = zeros(len(ids), self.like), self.null_intercept
             eta = self._null
@@ -188,14 +191,14 @@ class GLM(DataObjective):
         tolerance = max(1e-10, 4 * precision(self.like))
         for _ in range(MOST_NEWTON_STEPS):
             s, c = self._slopes(eta), self._weights(eta)
-            g, gb = A.rmatvec(s) + self.l2 * z, float(xp.sum(s))
+            g, gb = A.rmatvec(s) + self.ridge.times(z, ids), float(xp.sum(s))
             total, center = float(xp.sum(c)), None
             if self.fit_intercept and total > 0:
                 center = A.rmatvec(c) / total
                 g_free = g - center * gb
             else:
                 g_free = g
-            G = self._gram(A, eta, c, center) + self.l2 * eye(len(ids), self.like)
+            G = self.ridge.added_to(self._gram(A, eta, c, center), ids)
             step = -solve_posdef(G, g_free)
             step_b = 0.0 if center is None else -gb / total - float(center @ step)
             slope = float(g @ step) + gb * step_b
@@ -204,7 +207,7 @@ class GLM(DataObjective):
             move, t = A.matvec(step) + step_b, 1.0
             while True:
                 new_z, new_eta = z + t * step, eta + t * move
-                new = self._mean_loss(new_eta) + self._ridge(new_z)
+                new = self._mean_loss(new_eta) + self.ridge.value(new_z, ids)
                 if last or new <= value + 1e-4 * t * slope or t < 1e-10:
                     break
                 t /= 2
@@ -213,36 +216,57 @@ class GLM(DataObjective):
             z, b, eta, value = new_z, b + t * step_b, new_eta, new
             if last:
                 break
-            if self.l2 == 0 and self._separated(eta, value):
-                return self._fit(span, z, eta, b, Status.SEPARATED)
-        return self._fit(span, z, eta, b, None)
+            if not self.ridge and self._separated(eta, value):
+                return self._fit(span, ids, z, eta, b, Status.SEPARATED)
+        return self._fit(span, ids, z, eta, b, None)
 
     def swap_gains(self, structure: Any, fit: Fit, count: int) -> Exchanges | None:
         """Second-order estimate of every exchange; the `count` best entrants."""
         ids = self._row_ids(fit.support)
         if ids is None or len(ids) == 0:
             return None
-        xp = namespace(self.like)
-        b = 0.0 if fit.intercept is None else float(fit.intercept)
-        eta = self.design.columns(ids).matvec(fit.z) + b
-        c = self._weights(eta)
-        total, center = float(xp.sum(c)), None
-        if self.fit_intercept and total > 0:
-            center = self.design.rmatvec(c) / total
+        eta, c, center = self._curved_at(fit)
         C = self._cross(ids, eta, c, center)
         model = QuadraticModel(
             C,
-            columns(C, ids) + self.l2 * eye(len(ids), C),
+            self.ridge.added_to(columns(C, ids), ids),
             fit.z[:, None],
             fit.gradient[:, None],
-            self._norms(eta, c, center) + self.l2,
+            self._norms(eta, c, center) + self.ridge.at(),
         )
 
         def blocks(table: Ints) -> Array:
-            B = self._blocks(table, c, center)
-            return B + self.l2 * eye(table.shape[1], B)
+            return self.ridge.added_to_blocks(self._blocks(table, c, center), table)
 
         return exchanges_of(structure, fit, [model], blocks, count)
+
+    # -- second derivatives ------------------------------------------------------------
+
+    def _curved_at(self, fit: Fit) -> tuple[Array, Array, Array | None]:
+        """Predictors at a fit, the loss's curvature there, and the columns' means."""
+        ids = self._row_ids(fit.support)
+        if ids is None:
+            eta = self.design.matvec(fit.x)
+        else:
+            eta = self.design.columns(ids).matvec(fit.z)
+        eta = eta if fit.intercept is None else eta + fit.intercept
+        c = self._weights(eta)
+        total, center = float(namespace(c).sum(c)), None
+        if self.fit_intercept and total > 0:
+            center = self.design.rmatvec(c) / total
+        return eta, c, center
+
+    def curvature(self, fit: Fit) -> Array:
+        """Diagonal of the Hessian, or an upper bound of it, (p,)."""
+        return self._norms(*self._curved_at(fit)) + self.ridge.at()
+
+    def hessian(self, fit: Fit, span: Any) -> Array:
+        """Hessian over the coordinates of a span, (m, m)."""
+        ids, places = self._entries(span)
+        eta, c, center = self._curved_at(fit)
+        middle = None if center is None else take(center, ids)
+        G = self._gram(self.design.columns(ids), eta, c, middle)
+        return self._arranged(self.ridge.added_to(G, ids), places)
 
     # -- scores ------------------------------------------------------------------------
 

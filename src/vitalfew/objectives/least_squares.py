@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from vitalfew._arrays import (
+    as_array,
     columns,
     eye,
     namespace,
@@ -13,9 +14,10 @@ from vitalfew._arrays import (
     rows,
     solve_posdef,
     take,
+    zeros,
 )
 from vitalfew.contracts import Array, Exchanges, Fit, Ints
-from vitalfew.designs import CrossRows
+from vitalfew.designs import CrossRows, Grams
 from vitalfew.linalg import QuadraticModel
 from vitalfew.objectives._data import DataObjective
 from vitalfew.objectives._exchanges import exchanges_of
@@ -90,6 +92,7 @@ class LeastSquares(DataObjective):
         self.correlation = self._backward(self._weighted(self.residual0))
         self.zero_value = self._half_square(self.residual0)
         self.cross_rows = CrossRows(self.design, w, self.center, self.cache_bytes)
+        self.grams = Grams(self.design, w, self.center, self.cache_bytes)
         self._memo: dict[Any, Any] = {}
 
     def _weighted(self, r: Array) -> Array:
@@ -98,9 +101,6 @@ class LeastSquares(DataObjective):
     def _half_square(self, r: Array) -> float:
         xp = namespace(r)
         return 0.5 * float(xp.sum(self._weighted(r) * r))
-
-    def _ridge(self, x: Array) -> float:
-        return 0.5 * self.l2 * float(namespace(x).sum(x * x)) if self.l2 else 0.0
 
     def _residual(self, prediction: Array, x: Array, center: Array | None) -> Array:
         """Residual of a prediction without intercept, at the best intercept."""
@@ -114,8 +114,8 @@ class LeastSquares(DataObjective):
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
         """Value and gradient at `x`, at the best intercept."""
         r = self._residual(self.design.matvec(x), x, self.center)
-        gradient = self._backward(self._weighted(r)) + self.l2 * x
-        return self._half_square(r) + self._ridge(x), gradient
+        gradient = self._backward(self._weighted(r)) + self.ridge.times(x)
+        return self._half_square(r) + self.ridge.value(x), gradient
 
     def at(self, span: Any, z: Array) -> Fit:
         """Return the point `z` of a span, not minimised."""
@@ -125,10 +125,10 @@ class LeastSquares(DataObjective):
         x = self._as_rows(z)
         center = None if self.center is None else take(self.center, ids)
         r = self._residual(self.design.columns(ids).matvec(x), x, center)
-        value = self._half_square(r) + self._ridge(z)
+        value = self._half_square(r) + self.ridge.value(x, ids)
 
         def gradient(fit: Fit) -> Array:
-            return self._backward(self._weighted(r)) + self.l2 * fit.x
+            return self._backward(self._weighted(r)) + self.ridge.times(fit.x)
 
         return self._fit(span, z, value, gradient)
 
@@ -152,7 +152,7 @@ class LeastSquares(DataObjective):
             return self._refit_columns(span, ids)
         b = rows(self.correlation, ids)
         G = self.cross_rows.gram(slots, ids)
-        z = solve_posdef(self._damped(G), b)
+        z = self._solve(G, b, ids)
         value = self.zero_value - 0.5 * float(namespace(z).sum(z * b))
         flat = namespace(z).reshape(z, (-1,))
         if value <= max(1e-6, 1e4 * precision(self.like)) * self.zero_value:
@@ -160,47 +160,75 @@ class LeastSquares(DataObjective):
 
         def gradient(fit: Fit) -> Array:
             g = self.cross_rows.combine(slots, z)
-            return g - self.correlation + self.l2 * fit.x
+            return g - self.correlation + self.ridge.times(fit.x)
 
         return self._fit(span, flat, value, gradient)
 
-    def _damped(self, G: Array) -> Array:
-        return G + self.l2 * eye(G.shape[0], G) if self.l2 else G
+    def _solve(self, G: Array, b: Array, ids: Ints) -> Array:
+        if not self.ridge.varies:
+            return solve_posdef(self.ridge.added_to(G, ids), b)
+        r, xp = self.ridge.at(ids), namespace(G)
+        unit = eye(G.shape[0], G)
+        one_by_one = [
+            solve_posdef(G + r[:, o][:, None] * unit, b[:, o])
+            for o in range(b.shape[1])
+        ]
+        return xp.stack(one_by_one, axis=1)
 
     def _refit_columns(self, span: Any, ids: Ints) -> Fit:
         A = self.design.columns(ids)
         center = None if self.center is None else take(self.center, ids)
-        G = self._damped(A.gram(self.w, center))
-        z = solve_posdef(G, rows(self.correlation, ids))
+        z = self._solve(A.gram(self.w, center), rows(self.correlation, ids), ids)
         return self.at(span, namespace(z).reshape(z, (-1,)))
 
-    def _curvature(self) -> Array:
-        if "curvature" not in self._memo:
-            norms = self.design.squared_norms(self.w, self.center)
-            self._memo["curvature"] = norms + self.l2
-        return self._memo["curvature"]
+    def _squared_norms(self) -> Array:
+        if "norms" not in self._memo:
+            self._memo["norms"] = self.design.squared_norms(self.w, self.center)
+        return self._memo["norms"]
+
+    def curvature(self, fit: Fit) -> Array:
+        """Diagonal of the Hessian, of the shape of `x`; the same everywhere."""
+        norms = self._squared_norms()
+        if len(self.shape) == 1:
+            return norms + self.ridge.at()
+        return norms[:, None] + zeros(self.shape, self.like) + self.ridge.at()
+
+    def hessian(self, fit: Fit, span: Any) -> Array:
+        """Hessian over the coordinates of a span, (m, m); the same everywhere."""
+        ids, places = self._entries(span)
+        slots = self.cross_rows.get(ids) if self.cross_rows.has(ids) else None
+        G = self.grams.get(ids) if slots is None else self.cross_rows.gram(slots, ids)
+        if len(self.shape) == 1:
+            return self._arranged(self.ridge.added_to(G, ids), places)
+        q = self.shape[1]
+        row, output = places // q, places % q
+        same = as_array(output[:, None] == output[None, :], G)
+        H = columns(rows(G, row), row) * same
+        if not self.ridge:
+            return H
+        r = zeros((len(ids), q), G) + self.ridge.at(ids)
+        return H + take(r, places)[:, None] * eye(len(places), G)
 
     def _blocks(self, table: Ints) -> Array:
         key = (table.shape, table.tobytes())
         if key not in self._memo:
-            blocks = self.design.block_grams(table, self.w, self.center)
-            self._memo[key] = blocks + self.l2 * eye(table.shape[1], blocks)
-        return self._memo[key]
+            self._memo[key] = self.design.block_grams(table, self.w, self.center)
+        return self.ridge.added_to_blocks(self._memo[key], table)
 
     def swap_gains(self, structure: Any, fit: Fit, count: int) -> Exchanges | None:
         """Exact decrease by every exchange of two atoms; the `count` best entrants."""
         ids = self._row_ids(fit.support)
         slots = None if ids is None else self.cross_rows.get(ids)
-        if ids is None or slots is None or len(ids) == 0:
+        if ids is None or slots is None or len(ids) == 0 or self.ridge.varies:
             return None
         C = rows(self.cross_rows.rows, slots)
         xp = namespace(C)
         model = QuadraticModel(
             C,
-            self._damped(columns(C, ids)),
+            self.ridge.added_to(columns(C, ids), ids),
             xp.reshape(fit.z, (len(ids), -1)),
             xp.reshape(fit.gradient, (self.shape[0], -1)),
-            self._curvature(),
+            self._squared_norms() + self.ridge.at(),
         )
         return exchanges_of(structure, fit, [model], self._blocks, count)
 

@@ -12,6 +12,7 @@ from vitalfew._arrays import (
     precision,
     put,
     solve_posdef,
+    take,
     to_host,
     zeros,
 )
@@ -125,9 +126,6 @@ class Multinomial(DataObjective):
     def _slopes(self, eta: Array) -> Array:
         return self.w[:, None] * (self._shares(eta) - self._hot)
 
-    def _ridge(self, z: Array) -> float:
-        return 0.5 * self.l2 * float(namespace(z).sum(z * z)) if self.l2 else 0.0
-
     def _best_intercept(self, eta: Array, b: Array) -> Array:
         if not self.fit_intercept:
             return b
@@ -147,8 +145,8 @@ class Multinomial(DataObjective):
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
         """Value and gradient at `x`, at the best intercepts."""
         eta, _ = self._predictor(x)
-        gradient = self._backward(self._slopes(eta)) + self.l2 * x
-        return self._mean_loss(eta) + self._ridge(x), gradient
+        gradient = self._backward(self._slopes(eta)) + self.ridge.times(x)
+        return self._mean_loss(eta) + self.ridge.value(x), gradient
 
     # -- refits ------------------------------------------------------------------------
 
@@ -205,7 +203,7 @@ class Multinomial(DataObjective):
                 break
             if (
                 ridge
-                and self.l2 == 0
+                and not self.ridge
                 and value <= SEPARATED_BELOW
                 and (self._separated(eta))
             ):
@@ -222,7 +220,9 @@ class Multinomial(DataObjective):
         """Minimise over a span; by Newton's method where it holds whole rows."""
         ids = self._row_ids(span)
         extra = int(self.fit_intercept)
-        if ids is None or (len(ids) + extra) * (self.n_classes - 1) > MOST_NEWTON_SIZE:
+        size = 0 if ids is None else (len(ids) + extra) * (self.n_classes - 1)
+        # with unequal ridges within a row the coefficients need not sum to zero
+        if ids is None or size > MOST_NEWTON_SIZE or self.ridge.varies:
             return super().refit(span, start, likely)
         xp, C = namespace(self.like), self.n_classes
         part = self.design.columns(ids)
@@ -249,9 +249,9 @@ class Multinomial(DataObjective):
         flat = xp.reshape(z, (-1,))
 
         def gradient(fit: Fit) -> Array:
-            return self._backward(self._slopes(eta)) + self.l2 * fit.x
+            return self._backward(self._slopes(eta)) + self.ridge.times(fit.x)
 
-        value = self._mean_loss(eta) + self._ridge(flat)
+        value = self._mean_loss(eta) + self.ridge.value(xp.reshape(flat, (-1, C)), ids)
         return Point(
             span, flat, value, gradient, b if self.fit_intercept else None, status
         )
@@ -260,6 +260,8 @@ class Multinomial(DataObjective):
         """Estimate of every exchange, the classes taken as independent."""
         ids = self._row_ids(fit.support)
         if ids is None or len(ids) == 0 or structure.n_atoms != self.shape[0]:
+            return None
+        if self.ridge.varies:
             return None
         xp, C = namespace(self.like), self.n_classes
         z = xp.reshape(fit.z, (len(ids), C))
@@ -270,9 +272,7 @@ class Multinomial(DataObjective):
         models = []
         for cls in range(C):
             c = self.w * shares[:, cls] * (1 - shares[:, cls])
-            center = None
-            if self.fit_intercept:
-                center = self.design.rmatvec(c) / max(float(xp.sum(c)), 1e-300)
+            center = self._middle(c)
             rows = self.design.cross(ids, c, center)
             models.append(
                 QuadraticModel(
@@ -284,6 +284,55 @@ class Multinomial(DataObjective):
                 )
             )
         return exchanges_of(structure, fit, models, None, count)
+
+    # -- second derivatives ------------------------------------------------------------
+
+    def _middle(self, c: Array) -> Array | None:
+        """Means of the columns under weights, where there are intercepts."""
+        if not self.fit_intercept:
+            return None
+        return self.design.rmatvec(c) / max(float(namespace(c).sum(c)), 1e-300)
+
+    def _shares_at(self, fit: Fit) -> Array:
+        eta = self.design.matvec(fit.x)
+        return self._shares(
+            eta if fit.intercept is None else eta + fit.intercept[None, :]
+        )
+
+    def curvature(self, fit: Fit) -> Array:
+        """Diagonal of the Hessian for fixed intercepts: an upper bound, (p, C)."""
+        shares, each = self._shares_at(fit), []
+        for cls in range(self.n_classes):
+            c = self.w * shares[:, cls] * (1 - shares[:, cls])
+            each.append(self.design.squared_norms(c, self._middle(c)))
+        return namespace(self.like).stack(each, axis=1) + self.ridge.at()
+
+    def hessian(self, fit: Fit, span: Any) -> Array:
+        """Hessian over the coordinates of a span, (m, m)."""
+        xp, C = namespace(self.like), self.n_classes
+        ids, places = self._entries(span)
+        shares = self._shares_at(fit)
+        A = self.design.columns(ids).dense()
+        if self.fit_intercept:
+            A = xp.concat((A, zeros((self.n_samples, 1), self.like) + 1.0), axis=1)
+        k = A.shape[1]
+        H = zeros((k, C, k, C), self.like)
+        for a in range(C):
+            for b in range(a, C):
+                s = -shares[:, a] * shares[:, b]
+                s = s + shares[:, a] if a == b else s
+                block = A.T @ (A * (self.w * s)[:, None])
+                H[:, a, :, b] = block
+                H[:, b, :, a] = block.T
+        H = xp.reshape(H, (k * C, k * C))
+        inner = len(ids) * C
+        if self.fit_intercept:
+            side = H[:inner, inner:]
+            H = H[:inner, :inner] - side @ solve_posdef(H[inner:, inner:], side.T)
+        if self.ridge:
+            r = zeros((len(ids), C), self.like) + self.ridge.at(ids)
+            H = H + take(r, np.arange(inner))[:, None] * eye(inner, H)
+        return self._arranged(H, places)
 
     # -- scores ------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """A quadratic in a matrix: the reconstruction error of a linear layer."""
 
+import copy
 import math
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -9,12 +10,15 @@ from scipy.sparse.csgraph import connected_components
 
 from vitalfew._arrays import (
     as_array,
+    eye,
     is_array_api_obj,
     namespace,
     put,
     rows,
     solve_posdef,
+    take,
     to_host,
+    zeros,
 )
 from vitalfew._arrays import columns as columns_of
 from vitalfew._validation import check_finite
@@ -22,7 +26,7 @@ from vitalfew.contracts import Array, Exchanges, Fit
 from vitalfew.linalg import GroupModel, best_of
 from vitalfew.objectives._base import BaseObjective
 from vitalfew.objectives._exchanges import MOST_BLOCK_NUMBERS
-from vitalfew.supports import Coordinates, Point
+from vitalfew.supports import Coordinates, Point, Whole
 
 MOST_EXCHANGES = 1 << 25  # pairs of atoms that are looked at
 MOST_WORK = 4e9  # multiplications of one look at all of them
@@ -77,12 +81,15 @@ class Quadratic(BaseObjective):
             raise ValueError("H must be symmetric")
         self.constant, self.shape = float(constant), tuple(B.shape)
         self.like = B[:0, :0]
+        self.extra: Array | None = None  # a ridge added by `with_ridge`
         self.size = math.prod(self.H.shape) + math.prod(B.shape)
 
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
         """Value and gradient at `x`."""
         xp = namespace(x)
         xH = x @ self.H
+        if self.extra is not None:
+            xH = xH + self.extra * x
         value = 0.5 * float(xp.sum(x * xH)) - float(xp.sum(self.B * x))
         return value + self.constant, xH - self.B
 
@@ -97,13 +104,19 @@ class Quadratic(BaseObjective):
         alike: dict[bytes, list[tuple[int, np.ndarray[Any, Any]]]] = {}
         for row in np.unique(out):
             part = order[first[row] : first[row + 1]]
-            alike.setdefault(into[part].tobytes(), []).append((int(row), part))
+            key = into[part].tobytes()
+            if self.extra is not None:  # each row has a Hessian of its own
+                key += bytes(str(row), "ascii")
+            alike.setdefault(key, []).append((int(row), part))
         xp = namespace(self.B)
         places: list[Any] = []
         answers: list[Array] = []
         for same in alike.values():
             ids = into[same[0][1]]
             G = rows(columns_of(self.H, ids), ids)
+            if self.extra is not None:
+                r = take(self.extra, same[0][0] * n_in + ids)
+                G = G + r[:, None] * eye(len(ids), G)
             b = columns_of(rows(self.B, np.array([row for row, _ in same])), ids)
             answers.append(xp.reshape(solve_posdef(G, b.T).T, (-1,)))
             places.extend(part for _, part in same)
@@ -117,6 +130,49 @@ class Quadratic(BaseObjective):
         value, gradient = self.value_and_gradient(span.embed(z))
         return Point(span, z, value, lambda _: gradient)
 
+    def curvature(self, fit: Fit) -> Array:
+        """Diagonal of the Hessian, of the shape of `x`; the same everywhere."""
+        xp = namespace(self.B)
+        flat = zeros(self.shape, self.B) + xp.linalg.diagonal(self.H)[None, :]
+        return flat if self.extra is None else flat + self.extra
+
+    def hessian(self, fit: Fit, span: Any) -> Array:
+        """Hessian over the coordinates of a span, (m, m); the same everywhere."""
+        if not isinstance(span, Coordinates | Whole):
+            raise TypeError(
+                f"span must be one of coordinates, got {type(span).__name__}"
+            )
+        ids = span.ids if isinstance(span, Coordinates) else np.arange(len(span))
+        out, into = ids // self.shape[1], ids % self.shape[1]
+        same = as_array(out[:, None] == out[None, :], self.B)
+        G = columns_of(rows(self.H, into), into) * same
+        if self.extra is None:
+            return G
+        return G + take(self.extra, ids)[:, None] * eye(len(ids), G)
+
+    def with_ridge(self, weights: Array) -> Self:
+        """Return this objective plus ``sum_i weights_i x_i^2 / 2``.
+
+        Parameters
+        ----------
+        weights : array of the shape of `x`
+            Not negative.
+
+        Returns
+        -------
+        Quadratic
+            With the same H and B.
+        """
+        weights = as_array(weights, self.B)
+        if tuple(weights.shape) != tuple(self.shape):
+            raise ValueError(
+                f"weights must have the shape of x, {tuple(self.shape)}, "
+                f"got {tuple(weights.shape)}"
+            )
+        other = copy.copy(self)
+        other.extra = weights if self.extra is None else self.extra + weights
+        return other
+
     def swap_gains(self, structure: Any, fit: Fit, count: int) -> Exchanges | None:
         """Exact decrease by every exchange of two atoms, on matrices of modest size.
 
@@ -124,6 +180,8 @@ class Quadratic(BaseObjective):
         into parts, and an exchange between two parts is a drop plus an addition.
         """
         support, n_in = fit.support, self.shape[1]
+        if self.extra is not None:
+            return None
         if not len(support) or len(support) * structure.n_atoms > MOST_EXCHANGES:
             return None
         everything = structure.support(np.arange(structure.n_atoms))
