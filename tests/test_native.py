@@ -233,6 +233,89 @@ def test_group_wrong_shapes_and_indices_are_refused():
             _native.best_group_exchanges(*arguments)
 
 
+def columns_of(seed, n, k, p, dtype):
+    """Few columns, many in a view with longer rows, weights and means."""
+    rng = np.random.default_rng(seed)
+    A = rng.standard_normal((n, k)).astype(dtype)
+    X = rng.standard_normal((n, p + 3)).astype(dtype)[:, 1 : p + 1]
+    w = rng.random(n).astype(dtype)
+    return A, X, w, rng.standard_normal(p).astype(dtype)
+
+
+SMALL = st.integers(0, 40)
+ROUGH = {"float64": 1e-12, "float32": 1e-4}
+
+
+@given(
+    seed=st.integers(0, 999),
+    n=st.integers(0, 600),
+    k=SMALL,
+    p=st.integers(0, 120),
+    dtype=st.sampled_from(["float64", "float32"]),
+)
+def test_products_are_those_of_the_twins(seed, n, k, p, dtype):
+    A, X, w, center = columns_of(seed, n, k, p, dtype)
+    rough = ROUGH[dtype] * max(n, 1)
+    for threads in (1, 3):
+        C = _native.products(A, w, X, threads)
+        assert C.dtype == dtype
+        np.testing.assert_allclose(C, _twins.products(A, w, X), atol=rough)
+        G = _native.gram(A, w, threads)
+        np.testing.assert_allclose(G, _twins.gram(A, w), atol=rough)
+        np.testing.assert_array_equal(G, G.T)
+    for middle in (None, center):
+        squares, left = _native.column_sums(X, w, middle)
+        expected = _twins.column_sums(X, w, middle)
+        np.testing.assert_allclose(squares, expected[0], atol=rough)
+        np.testing.assert_allclose(left, expected[1], atol=rough)
+
+
+@given(seed=st.integers(0, 999), n=st.integers(1, 150), p=st.integers(1, 20))
+def test_products_within_groups_are_those_of_the_twin(seed, n, p):
+    _, X, w, center = columns_of(seed, n, 1, p, "float64")
+    order = np.random.default_rng(seed).permutation(p)
+    table = np.full((3, p), -1)
+    cuts = np.sort(np.random.default_rng(seed).integers(0, p + 1, 2))
+    for g, part in enumerate(np.split(order, cuts)):
+        table[g, : len(part)] = part
+    for middle in (None, center):
+        blocks = _native.block_grams(X, table, w, middle)
+        expected = _twins.block_grams(X, table, w, middle)
+        np.testing.assert_allclose(blocks, expected, atol=1e-10)
+
+
+@needs_compiled
+def test_many_products_on_many_threads():
+    A, X, w, _ = columns_of(1, 2000, 40, 500, "float64")
+    many = _native.products(A, w, X, 4)  # enough work for each of them
+    np.testing.assert_array_equal(many, _native.products(A, w, X, 1))
+    np.testing.assert_allclose(many, _twins.products(A, w, X), atol=1e-9)
+
+
+@needs_compiled
+def test_products_of_wrong_shapes_are_refused():
+    A, X, w, center = columns_of(0, 9, 2, 5, "float64")
+    table = np.array([[0, 1], [4, -1]])
+    for call in (
+        lambda: _native.products(A, w[:-1], X),
+        lambda: _native.products(A[:-1], w[:-1], X),
+        lambda: _native.products(A.astype(np.float32), w, X),
+        lambda: _native.products(A, w, np.asfortranarray(X)),
+        lambda: _native.products(A, w, X[::-1]),
+        lambda: _native.products(A, w, X, -1),
+        lambda: _native.gram(A, w[1:]),
+        lambda: _native.gram(np.asfortranarray(A), w),
+        lambda: _native.column_sums(X, w[1:]),
+        lambda: _native.column_sums(X, w, center[1:]),
+        lambda: _native.block_grams(X, table + 1, w),
+        lambda: _native.block_grams(X, table - 2, w),
+        lambda: _native.block_grams(X, table, w[1:]),
+        lambda: _native.block_grams(X, table, w, center[1:]),
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            call()
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_function_has_a_twin(name):
     assert callable(getattr(_twins, name))

@@ -28,6 +28,7 @@ __all__ = [
     "is_array_api_obj",
     "is_numpy_array",
     "itemsize",
+    "least_eigenvalue",
     "namespace",
     "precision",
     "put",
@@ -112,7 +113,9 @@ def rows(x: Array, ids: Ints) -> Array:
 
 def columns(x: Array, ids: Ints) -> Array:
     """Columns `ids` of a matrix."""
-    if is_numpy_array(x) or is_torch_array(x):
+    if is_numpy_array(x):
+        return np.take(x, ids, axis=1)  # twice as fast as an index
+    if is_torch_array(x):
         return x[:, _index(ids, x)]
     return namespace(x).take(x, _index(ids, x), axis=1)
 
@@ -161,6 +164,24 @@ def segment_sum(values: Array, labels: Ints, count: int) -> Array:
         )
         sums = add @ host  # np.add.at is 30 times slower
     return as_array(sums, values)
+
+
+def least_eigenvalue(G: Array) -> float:
+    """Least eigenvalue of a positive semi-definite matrix, less what rounding may add.
+
+    Parameters
+    ----------
+    G : array of shape (k, k)
+        Symmetric.
+
+    Returns
+    -------
+    float
+        Not negative; zero where it cannot be told from zero.
+    """
+    values = np.linalg.eigvalsh(to_host(G).astype(np.float64))
+    noise = 10 * len(values) * precision(G) * float(values[-1])
+    return max(float(values[0]) - noise, 0.0)
 
 
 def solve_posdef(G: Array, b: Array) -> Array:

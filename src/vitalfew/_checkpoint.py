@@ -20,7 +20,18 @@ from vitalfew._arrays import as_array, is_array_api_obj, to_host, zeros
 from vitalfew.contracts import Fit
 from vitalfew.supports import Whole
 
-HASHED = ("y", "weight", "event", "labels", "costs", "weights", "B", "H")
+HASHED = (
+    "y",
+    "weight",
+    "event",
+    "labels",
+    "costs",
+    "weights",
+    "lower",
+    "upper",
+    "B",
+    "H",
+)
 
 
 def fingerprint(objective: Any, structure: Any, solvers: Any) -> str:
@@ -203,9 +214,16 @@ def _kind(value: Any) -> str:
 
 
 def _array(held: Any, like: Any, objective: Any) -> Any:
-    """Return numbers as an array; one over all coefficients stays one."""
+    """Return numbers as an array; one over all coefficients stays one.
+
+    Integers number atoms and rows, and stay on the host.
+    """
     shape = tuple(objective.shape)
-    if held.dtype.kind not in "fiub":
+    if held.dtype.kind in "iu":
+        if like is not None and getattr(like.dtype, "kind", "f") not in "iu":
+            raise KeyError("array")
+        return held.astype(np.int64)
+    if held.dtype.kind not in "fb":
         raise KeyError("array")
     if like is not None and tuple(like.shape) == shape != held.shape:
         raise KeyError("array")

@@ -242,7 +242,10 @@ class _Run:
         if self.penalised:
             span = Whole(self.objective.shape)
             x = zeros(self.objective.shape, like) if fit is None else fit.x
-            at_start: Fit = self.objective.at(span, span.restrict(as_array(x, like)))
+            x = as_array(x, like)
+            if not math.isfinite(self.structure.value(x)):
+                x = self.structure.prox(x, 1.0)  # into the set it is the indicator of
+            at_start: Fit = self.objective.at(span, span.restrict(x))
             return at_start
         if fit is None:
             return self._refit(self.structure.empty(like), None)

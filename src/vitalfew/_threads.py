@@ -1,5 +1,6 @@
 """Threads of the BLAS library, where they cost more than they bring."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,21 @@ FEWEST_NUMBERS = 4_000_000  # below it a product is over before threads pay
 @cache
 def _controller() -> Any:
     return ThreadpoolController()
+
+
+def n_threads() -> int:
+    """Return how many threads the compiled loops may use, as BLAS would."""
+    return 1 if _inside else _available()
+
+
+@cache
+def _available() -> int:
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 _lock = threading.Lock()

@@ -36,6 +36,8 @@ __all__ = [
     "HasAlpha",
     "HasAtoms",
     "HasBlocks",
+    "HasConvexity",
+    "HasCosts",
     "HasCurvature",
     "HasRidge",
     "HasRows",
@@ -214,6 +216,16 @@ class HasCurvature(Protocol):
         """Return the Hessian in the coordinates of a span, (m, m)."""
 
 
+class HasConvexity(Protocol):
+    """A convex objective that knows how strongly convex it is."""
+
+    def convexity(self, span: Any) -> float:
+        """Return a mu such that ``f - mu/2 |x|^2`` is still convex on a span.
+
+        The largest that is cheap to know, or zero.
+        """
+
+
 class HasRows(Protocol):
     """An objective that is a mean over samples, as cross-validation needs."""
 
@@ -319,6 +331,17 @@ class HasAtoms(Structure, Protocol):
 
     def exchangeable(self, support: Any) -> Any:
         """Which exchanges are allowed, (k, n_atoms), or None when all are."""
+
+
+class HasCosts(HasAtoms, Protocol):
+    """A structure whose supports are those whose atoms fit into the budget, or fewer.
+
+    What `empty` holds is always kept.
+    """
+
+    @property
+    def atom_costs(self) -> NDArray[np.float64]:
+        """What each atom takes of the budget, (n_atoms,)."""
 
 
 class Penalty(Protocol):

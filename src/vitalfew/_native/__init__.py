@@ -1,7 +1,7 @@
 """The compiled loops, or their NumPy twins where the extension is absent.
 
-Every function of `core.cpp` has a twin of the same name and signature in `_twins`,
-which is also its oracle in the tests. ``VITALFEW_NATIVE=0`` chooses the twins.
+Every compiled function has a twin of the same name and signature in `_twins`, which
+is also its oracle in the tests. ``VITALFEW_NATIVE=0`` chooses the twins.
 """
 
 import os
@@ -10,18 +10,38 @@ import warnings
 from vitalfew._native import _twins
 
 COMPILED = False
+WIDE = False  # whether products of few columns beat the matrix library's
 if os.environ.get("VITALFEW_NATIVE") == "0":
-    from vitalfew._native._twins import best_group_exchanges, best_single_exchanges
+    from vitalfew._native._twins import (
+        best_group_exchanges,
+        best_single_exchanges,
+        block_grams,
+        column_sums,
+        gram,
+        products,
+    )
 else:
     try:
+        from vitalfew._native import _core
         from vitalfew._native._core import (
             best_group_exchanges,
             best_single_exchanges,
+            block_grams,
+            column_sums,
+            gram,
+            products,
         )
 
-        COMPILED = True
+        COMPILED, WIDE = True, _core.is_wide()
     except ImportError:
-        from vitalfew._native._twins import best_group_exchanges, best_single_exchanges
+        from vitalfew._native._twins import (
+            best_group_exchanges,
+            best_single_exchanges,
+            block_grams,
+            column_sums,
+            gram,
+            products,
+        )
 
         warnings.warn(
             "vitalfew was installed without its compiled part and will be slower; "
@@ -30,4 +50,14 @@ else:
             stacklevel=2,
         )
 
-__all__ = ["COMPILED", "_twins", "best_group_exchanges", "best_single_exchanges"]
+__all__ = [
+    "COMPILED",
+    "WIDE",
+    "_twins",
+    "best_group_exchanges",
+    "best_single_exchanges",
+    "block_grams",
+    "column_sums",
+    "gram",
+    "products",
+]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from vitalfew.contracts import Ints
 
 Real = NDArray[Any]
+CHUNK = 1 << 16  # numbers of a temporary: what stays in the second-level cache
 FLOOR = 1e-9  # of a column's own curvature: below it, it lies in the span of the others
 
 
@@ -137,3 +138,106 @@ def best_group_exchanges(
         gain[~allowed] = -np.inf
     out = np.argmax(gain, axis=0)
     return np.take_along_axis(gain, out[None], axis=0)[0], out
+
+
+def products(A: Real, w: Real, X: Real, threads: int = 1) -> Real:
+    """Weighted products of a few columns with many, ``A^T diag(w) X``.
+
+    Parameters
+    ----------
+    A : array of shape (n, k)
+        The few.
+    w : array of shape (n,)
+        Row weights.
+    X : array of shape (n, p)
+        The many; each row in one piece.
+    threads : int, default=1
+        Most threads to use.
+
+    Returns
+    -------
+    array of shape (k, p)
+        The products.
+    """
+    del threads  # the matrix library has a setting of its own
+    product: Real = (A * w[:, None]).T @ X
+    return product
+
+
+def gram(A: Real, w: Real, threads: int = 1) -> Real:
+    """Weighted products of columns with one another, ``A^T diag(w) A``.
+
+    Parameters
+    ----------
+    A : array of shape (n, k)
+        The columns.
+    w : array of shape (n,)
+        Row weights.
+    threads : int, default=1
+        Most threads to use.
+
+    Returns
+    -------
+    array of shape (k, k)
+        The products.
+    """
+    return products(A, w, A, threads)
+
+
+def column_sums(X: Real, w: Real, center: Real | None = None) -> tuple[Real, Real]:
+    """Weighted sums of squares of columns, and of their entries.
+
+    Parameters
+    ----------
+    X : array of shape (n, p)
+        The columns; each row in one piece.
+    w : array of shape (n,)
+        Row weights.
+    center : array of shape (p,) or None
+        What to take off each column first.
+
+    Returns
+    -------
+    squares : array of shape (p,)
+        Sums of squares.
+    left : array of shape (p,)
+        Sums of entries; zero without `center`.
+    """
+    n, p = X.shape
+    squares, left = np.zeros(p, X.dtype), np.zeros(p, X.dtype)
+    height = max(1, CHUNK // max(p, 1))
+    for start in range(0, n, height):
+        strip = slice(start, min(start + height, n))
+        part = X[strip, :]
+        if center is not None:
+            part = part - center[None, :]
+            left += w[strip] @ part
+        squares += w[strip] @ (part * part)
+    return squares, left
+
+
+def block_grams(X: Real, table: Ints, w: Real, center: Real | None = None) -> Real:
+    """Weighted products within groups of columns.
+
+    Parameters
+    ----------
+    X : array of shape (n, p)
+        The columns; each row in one piece.
+    table : integer array of shape (N, m)
+        Columns of each group, padded with -1 at the end.
+    w : array of shape (n,)
+        Row weights.
+    center : array of shape (p,) or None
+        What to take off each column first.
+
+    Returns
+    -------
+    array of shape (N, m, m)
+        Zero where the table is padded.
+    """
+    out = np.zeros((*table.shape, table.shape[1]), X.dtype)
+    for g, row in enumerate(table):
+        ids = row[row >= 0]
+        A = X[:, ids] if center is None else X[:, ids] - center[ids]
+        out[g, : len(ids), : len(ids)] = A.T @ (A * w[:, None])
+    return out

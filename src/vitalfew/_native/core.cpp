@@ -1,55 +1,25 @@
 // The hot loops. Each has a NumPy twin in _twins.py, which documents it.
 //
 // Loops run over columns innermost, so that they vectorise without reassociating any
-// sum; on x86-64 Linux the compiler clones them for AVX-512, AVX2 and plain SSE2 and
-// the loader picks at run time.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
+// sum.
 #include <nanobind/stl/optional.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
 #include <limits>
 #include <optional>
-#include <stdexcept>
-#include <utility>
-#include <vector>
 
-namespace nb = nanobind;
+#include "common.hpp"
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && \
-    !defined(__clang__) && !defined(VITALFEW_NO_CLONES)
-#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#define INLINE inline __attribute__((always_inline))
-#else
-#define CLONES
-#define INLINE inline
-#endif
+void bind_descent(nb::module_ &module);
+void bind_products(nb::module_ &module);
 
 namespace {
 
-template <typename T>
-using Matrix = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-template <typename T>
-using Cube = nb::ndarray<const T, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
-template <typename T>
-using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Mask = std::optional<nb::ndarray<const bool, nb::ndim<2>, nb::c_contig, nb::device::cpu>>;
 
 constexpr double FLOOR = 1e-9;
 constexpr size_t WIDTH = 512;  // columns worked on at a time
-
-void require(bool holds, const char *what) {
-  if (!holds) throw std::invalid_argument(what);
-}
-
-template <typename T>
-nb::ndarray<nb::numpy, T> owned(std::vector<T> &&values) {
-  auto *held = new std::vector<T>(std::move(values));
-  nb::capsule owner(held, [](void *p) noexcept { delete static_cast<std::vector<T> *>(p); });
-  return nb::ndarray<nb::numpy, T>(held->data(), {held->size()}, owner);
-}
 
 // One strip of columns [from, from + width) of the single exchanges.
 template <typename T>
@@ -286,7 +256,9 @@ nb::tuple best_group_exchanges(Matrix<T> C, Matrix<T> W, Matrix<int64_t> table,
 
 NB_MODULE(_core, module) {
   module.doc() = "Compiled loops; documented in _twins.py.";
+  bind_descent(module);
   const auto none = nb::none();
+  bind_products(module);
   module.def("best_single_exchanges", &best_single_exchanges<double>, nb::arg("C").noconvert(),
              nb::arg("W").noconvert(), nb::arg("z").noconvert(), nb::arg("d").noconvert(),
              nb::arg("gradient").noconvert(), nb::arg("curvature").noconvert(),

@@ -4,8 +4,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from vitalfew import _arrays
-from vitalfew._arrays import columns, namespace, rows, take
+from vitalfew import _arrays, _native
+from vitalfew._arrays import columns, is_numpy_array, namespace, rows, take
+from vitalfew._threads import n_threads
 from vitalfew.contracts import Array, Ints
 from vitalfew.designs._base import Design
 
@@ -25,6 +26,14 @@ class Dense(Design):
 
     def __init__(self, X: Array) -> None:
         self.X, self.shape, self.like = X, (X.shape[0], X.shape[1]), X[:0, :0]
+        # each row in one piece, in native memory, on a machine where our loops pay
+        self._in_rows = (
+            _native.WIDE
+            and is_numpy_array(X)
+            and X.strides[1] == X.itemsize
+            and X.strides[0] >= X.shape[1] * X.itemsize
+            and X.flags.aligned
+        )
 
     def matvec(self, w: Array) -> Array:
         """Return ``X w``."""
@@ -48,35 +57,47 @@ class Dense(Design):
 
     def cross(self, ids: Ints, w: Array, center: Array | None = None) -> Array:
         """Return the products of columns `ids` with all columns, (k, p)."""
-        return self._products(columns(self.X, ids), ids, w, center)
+        A = columns(self.X, ids)
+        if center is None:
+            return self._times(A, w)
+        A -= take(center, ids)[None, :]
+        C = self._times(A, w)
+        # one side centred is enough, but for rounding, which large means would blow up
+        C -= (w @ A)[:, None] * center[None, :]
+        return self._without_noise(C, ids, w, center)
+
+    def _times(self, A: Array, w: Array) -> Array:
+        """Return ``A^T diag(w) X`` for a few columns."""
+        if self._in_rows:
+            return _native.products(np.ascontiguousarray(A), w, self.X, n_threads())
+        return (A * w[:, None]).T @ self.X
 
     def gram(self, w: Array, center: Array | None = None) -> Array:
         """Return the products of all columns with all, (p, p)."""
-        return self._products(self.X, np.arange(self.shape[1]), w, center)
-
-    def _products(self, A: Array, ids: Ints, w: Array, center: Array | None) -> Array:
-        """Products of the columns `ids`, gathered in `A`, with all."""
+        A = self.X if center is None else self.X - center[None, :]
+        if self._in_rows:
+            G = _native.gram(np.ascontiguousarray(A), w, n_threads())
+        else:
+            G = (A * w[:, None]).T @ A
         if center is None:
-            return (A * w[:, None]).T @ self.X
-        A = A - take(center, ids)[None, :]
-        A *= w[:, None]
-        C = A.T @ self.X
-        # one side centred is enough, but for rounding, which large means would blow up
-        C -= namespace(A).sum(A, axis=0)[:, None] * center[None, :]
-        return self._without_noise(C, ids, w, center)
+            return G
+        return self._without_noise(G, np.arange(self.shape[1]), w, center)
 
     def squared_norms(self, w: Array, center: Array | None = None) -> Array:
         """Return the product of each column with itself, (p,)."""
         n, p = self.shape
-        total, left = _arrays.zeros(p, self.like), _arrays.zeros(p, self.like)
-        height = max(1, CHUNK // max(p, 1))
-        for start in range(0, n, height):
-            strip = slice(start, min(start + height, n))
-            part = self.X[strip, :]
-            if center is not None:
-                part = part - center[None, :]
-                left += w[strip] @ part
-            total += w[strip] @ (part * part)
+        if self._in_rows:
+            total, left = _native.column_sums(self.X, w, center)
+        else:
+            total, left = _arrays.zeros(p, self.like), _arrays.zeros(p, self.like)
+            height = max(1, CHUNK // max(p, 1))
+            for start in range(0, n, height):
+                strip = slice(start, min(start + height, n))
+                part = self.X[strip, :]
+                if center is not None:
+                    part = part - center[None, :]
+                    left += w[strip] @ part
+                total += w[strip] @ (part * part)
         if center is None:
             return total
         # take out again what rounding in `center` added: constants come out as zero
@@ -87,6 +108,9 @@ class Dense(Design):
 
     def block_grams(self, table: Ints, w: Array, center: Array | None = None) -> Array:
         """Return products within groups of columns: (N, m, m) for a (N, m) table."""
+        if self._in_rows:
+            blocks = _native.block_grams(self.X, table, w, center)
+            return blocks if center is None else self._clean(blocks, table, w, center)
         xp, (N, m), n = namespace(self.X), table.shape, self.shape[0]
         parts = []
         for start in range(0, N, max(1, (16 * CHUNK) // max(n * m, 1))):

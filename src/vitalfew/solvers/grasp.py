@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 from numpy.random import Generator
 
-from vitalfew.contracts import Fit, Objective, Solver, Structure
+from vitalfew.contracts import Array, Fit, Objective, Solver, Structure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +15,7 @@ class _State:
     fit: Fit
     best: float
     stale: int
+    seen: tuple[Array, ...]  # atoms of the last supports, which a cycle comes back to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,8 @@ class GraSP(Solver[_State]):
     widen : float, default=2.0
         How many budgets of atoms join in each step.
     patience : int, default=3
-        Steps without a new best after which it stops.
+        Steps without a new best after which it stops; it also stops when one of the
+        last `patience` supports comes back.
 
     Notes
     -----
@@ -54,18 +57,25 @@ class GraSP(Solver[_State]):
         self, objective: Objective, structure: Structure, start: Fit, rng: Generator
     ) -> _State:
         """Start from a fit."""
-        return _State(fit=start, best=math.inf, stale=0)
+        return _State(fit=start, best=math.inf, stale=0, seen=())
 
     def step(self, objective: Objective, structure: Structure, state: _State) -> _State:
         """Widen, refit, trim, refit."""
         fit = state.fit
-        favoured = structure.widened(self.widen).largest(fit.gradient)
+        # the sign matters where coefficients are bounded
+        favoured = structure.widened(self.widen).largest(-fit.gradient)
         joined = structure.join(fit.support, favoured)
         wide = structure.refit(objective, joined, fit)
         fit = structure.refit(objective, structure.trim(wide.support, wide.z), wide)
         better = fit.value < state.best - 1e-9 * abs(fit.value)
-        stale = 0 if better else state.stale + 1
-        return _State(fit=fit, best=min(fit.value, state.best), stale=stale)
+        atoms = np.sort(fit.support.atoms)
+        again = any(np.array_equal(atoms, old) for old in state.seen)
+        return _State(
+            fit=fit,
+            best=min(fit.value, state.best),
+            stale=0 if better else self.patience if again else state.stale + 1,
+            seen=(*state.seen, atoms)[-self.patience :],
+        )
 
     def converged(self, state: _State) -> bool:
         """Whether the last `patience` steps brought no new best."""

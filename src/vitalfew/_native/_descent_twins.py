@@ -1,0 +1,296 @@
+"""NumPy twin of the compiled coordinate descent, and its oracle."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitalfew.contracts import Ints
+
+Real = NDArray[Any]
+Prox = Callable[[int, Real, float], Real]  # block, point, step size: the minimiser
+Cost = Callable[[int, Real], float]  # block, point: the penalty
+MEMORY = 5  # iterates an extrapolation is made of
+BLOCK_STEPS = 20  # most proximal steps within one block
+
+
+def descend(
+    H: Real,
+    c: Real,
+    start: Real,
+    starts: Ints,
+    kind: str,
+    parameters: Real,
+    tol: float,
+    most: int,
+) -> tuple[Real, int]:
+    """Minimise ``u'Hu/2 + c'u + sum_b penalty_b(u_b)`` by block coordinate descent.
+
+    Blocks of one coordinate are minimised over exactly, larger ones by proximal steps.
+    Passes over all blocks alternate with passes over those that are not zero, and
+    every few passes the iterates are extrapolated where that lowers the sum.
+
+    Parameters
+    ----------
+    H : array of shape (m, m)
+        Symmetric, positive semi-definite.
+    c, start : arrays of shape (m,)
+        Linear term, and where to start.
+    starts : integer array of shape (k + 1,)
+        Where each block begins, and m.
+    kind : {"shrink", "mcp", "scad", "lq", "log_sum"}
+        Form of the penalty; only "shrink" has blocks of several coordinates.
+    parameters : array of shape (k, 3)
+        Of "shrink": strengths of the absolute values, of the block's norm and of half
+        the squares. Of the others: strength, then gamma, a, q or epsilon, then nothing.
+    tol : float
+        Longest step of a block, times its curvature, that counts as none.
+    most : int
+        Most passes.
+
+    Returns
+    -------
+    u : array of shape (m,)
+        The minimiser; a stationary point if the penalty is not convex.
+    passes : int
+        How many were made.
+
+    References
+    ----------
+    .. [1] J. Friedman, T. Hastie, R. Tibshirani, "Regularization paths for generalized
+       linear models via coordinate descent", J. Stat. Softw., 2010, sections 2.2 and
+       2.4 (covariance updates, active sets).
+    .. [2] Q. Bertrand, M. Massias, "Anderson acceleration of coordinate descent",
+       AISTATS, 2021, Algorithm 2.
+    """
+    if len(H) != len(c) or len(c) != len(start) or starts[-1] != len(c):
+        raise ValueError("H, c, start and starts must fit together")
+    if len(parameters) != len(starts) - 1 or (kind != "shrink" and len(parameters) != len(c)):
+        raise ValueError("parameters must have a row for each block")
+    value, prox = FORMS[kind]
+
+    def cost(block: int, u: Real) -> float:
+        return value(u, *map(float, parameters[block]))
+
+    def closest(block: int, v: Real, step: float) -> Real:
+        return prox(v, step, *map(float, parameters[block]))
+
+    return descend_with(H, c, start, starts, closest, cost, tol, most)
+
+
+def descend_with(
+    H: Real,
+    c: Real,
+    start: Real,
+    starts: Ints,
+    prox: Prox,
+    cost: Cost,
+    tol: float,
+    most: int,
+) -> tuple[Real, int]:
+    """Do what `descend` does, for any penalty, given by the prox of its blocks."""
+    work = _Descent(H, c, start, starts, prox, cost, tol)
+    return work.run(most)
+
+
+class _Descent:
+    def __init__(
+        self,
+        H: Real,
+        c: Real,
+        start: Real,
+        starts: Ints,
+        prox: Prox,
+        cost: Cost,
+        tol: float,
+    ) -> None:
+        self.H, self.c, self.u = H, c, np.array(start)
+        self.prox, self.cost, self.tol = prox, cost, tol
+        self.blocks = [slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        self.curvature = []
+        for at in self.blocks:
+            block = np.abs(H[at, at])
+            norm = math.sqrt(float(np.sum(block * block)))
+            self.curvature.append(min(norm, float(block.sum(axis=1).max())))
+        self.refresh()
+
+    def refresh(self) -> None:
+        self.r = self.H @ self.u + self.c
+
+    def run(self, most: int) -> tuple[Real, int]:
+        everything, passes = list(range(len(self.blocks))), 0
+        while passes < most:
+            passes += 1
+            if self.one_pass(everything) <= self.tol:
+                self.refresh()  # sums that were updated many times have lost digits
+                if self.residual() <= self.tol:
+                    break
+            active = [b for b in everything if self.u[self.blocks[b]].any()]
+            kept = [(self.u.copy(), self.r.copy())]
+            while passes < most and active:
+                passes += 1
+                if self.one_pass(active) <= self.tol / 2:
+                    break
+                kept.append((self.u.copy(), self.r.copy()))
+                if len(kept) > MEMORY:
+                    self.extrapolate(kept)
+                    kept = [(self.u.copy(), self.r.copy())]
+        return self.u, passes
+
+    def step(self, block: int, v: Real, g: Real) -> Real:
+        L = self.curvature[block]
+        if L > 0:
+            return self.prox(block, v - g / L, 1 / L)
+        return v if self.cost(block, np.ones_like(v)) == 0 else np.zeros_like(v)
+
+    def one_pass(self, blocks: list[int]) -> float:
+        """Minimise over some blocks in turn; the largest step times its curvature."""
+        worst = 0.0
+        for block in blocks:
+            at, L = self.blocks[block], self.curvature[block]
+            v, g, first = self.u[at], self.r[at], 0.0
+            for count in range(BLOCK_STEPS):
+                new = self.step(block, v, g)
+                move = new - v
+                length = float(np.sqrt(move @ move)) * L
+                v, g = new, g + self.H[at, at] @ move
+                first = length if count == 0 else first
+                if len(v) == 1 or not length > max(self.tol / 4, first / 100):
+                    break
+            move = v - self.u[at]
+            if move.any():
+                worst = max(worst, first, float(np.sqrt(move @ move)) * L)
+                self.u[at] = v
+                self.r += self.H[:, at] @ move
+        return worst
+
+    def residual(self) -> float:
+        """How far one step of each block from this very point would go."""
+        worst = 0.0
+        for block, at in enumerate(self.blocks):
+            move = self.step(block, self.u[at], self.r[at]) - self.u[at]
+            worst = max(worst, float(np.sqrt(move @ move)) * self.curvature[block])
+        return worst
+
+    def total(self, u: Real, r: Real) -> float:
+        costs = (self.cost(block, u[at]) for block, at in enumerate(self.blocks))
+        return float(u @ (r + self.c)) / 2 + sum(costs)
+
+    def extrapolate(self, kept: list[tuple[Real, Real]]) -> None:
+        """Take the combination of iterates whose moves cancel best, if it is lower."""
+        U, R = (np.stack(part).astype(np.float64) for part in zip(*kept, strict=True))
+        moves = np.diff(U, axis=0)
+        A = moves @ moves.T
+        A += 1e-10 * np.trace(A) * np.eye(MEMORY)
+        try:
+            share = np.linalg.solve(A, np.ones(MEMORY))
+        except np.linalg.LinAlgError:
+            return
+        if not np.isfinite(share).all() or share.sum() == 0:
+            return
+        share /= share.sum()
+        u, r = share @ U[1:], share @ R[1:]
+        if self.total(u, r) < self.total(self.u, self.r):
+            self.u, self.r = u.astype(self.u.dtype), r.astype(self.r.dtype)
+
+
+# -- forms of penalties: value, and a global minimiser of |u - v|^2 / (2 t) + value(u) --
+
+
+def _shrink_value(u: Real, l1: float, norm: float, ridge: float) -> float:
+    square = float(u @ u)
+    return l1 * float(np.abs(u).sum()) + norm * math.sqrt(square) + ridge / 2 * square
+
+
+def _shrink(v: Real, t: float, l1: float, norm: float, ridge: float) -> Real:
+    left = np.sign(v) * np.maximum(np.abs(v) - t * l1, 0.0)
+    length = math.sqrt(float(left @ left))
+    if not length > t * norm:
+        return np.zeros_like(v)
+    return left * ((1 - t * norm / length) / (1 + t * ridge))
+
+
+def _best(v: Real, t: float, value: Any, candidates: list[float]) -> Real:
+    """The best of zero and some sizes, with the sign of `v`."""
+    size = abs(float(v[0]))
+
+    def total(u: float) -> float:
+        return (u - size) ** 2 / (2 * t) + float(value(np.array([u])))
+
+    best = min([0.0, *candidates], key=total)
+    return np.array([math.copysign(best, float(v[0]))], v.dtype) + 0
+
+
+def _mcp_value(u: Real, s: float, gamma: float, _: float) -> float:
+    size = min(abs(float(u[0])), gamma * s)
+    return s * size - size * size / (2 * gamma)
+
+
+def _mcp(v: Real, t: float, s: float, gamma: float, _: float) -> Real:
+    size = abs(float(v[0]))
+    candidates = [size] if size >= gamma * s else []
+    if t < gamma:
+        candidates.append(min(max((size - t * s) / (1 - t / gamma), 0.0), gamma * s))
+    return _best(v, t, lambda u: _mcp_value(u, s, gamma, 0.0), candidates)
+
+
+def _scad_value(u: Real, s: float, a: float, _: float) -> float:
+    size = abs(float(u[0]))
+    rest = max(min(size, a * s) - s, 0.0)
+    return s * (min(size, s) + rest) - rest * rest / (2 * (a - 1))
+
+
+def _scad(v: Real, t: float, s: float, a: float, _: float) -> Real:
+    size = abs(float(v[0]))
+    candidates = [min(max(size - t * s, 0.0), s)]
+    if t < a - 1:
+        middle = ((a - 1) * size - t * a * s) / (a - 1 - t)
+        candidates.append(min(max(middle, s), a * s))
+    if size >= a * s:
+        candidates.append(size)
+    return _best(v, t, lambda u: _scad_value(u, s, a, 0.0), candidates)
+
+
+def _power_value(u: Real, s: float, q: float, _: float) -> float:
+    return s * abs(float(u[0])) ** q
+
+
+def _power(v: Real, t: float, s: float, q: float, _: float) -> Real:
+    size, pull = abs(float(v[0])), t * s * q
+    if pull == 0:
+        return v
+    # where u + pull u^(q-1) is least; a stationary point lies to its right
+    low, high = (pull * (1 - q)) ** (1 / (2 - q)), size
+    if size <= low + pull * low ** (q - 1):
+        return np.zeros_like(v)
+    while True:
+        middle = (low + high) / 2
+        if not low < middle < high:
+            return _best(v, t, lambda u: _power_value(u, s, q, 0.0), [high])
+        if middle + pull * middle ** (q - 1) > size:
+            high = middle
+        else:
+            low = middle
+
+
+def _logarithm_value(u: Real, s: float, epsilon: float, _: float) -> float:
+    return s * math.log1p(abs(float(u[0])) / epsilon)
+
+
+def _logarithm(v: Real, t: float, s: float, epsilon: float, _: float) -> Real:
+    size = abs(float(v[0]))
+    inside = (size + epsilon) ** 2 - 4 * t * s
+    root = (size - epsilon + math.sqrt(max(inside, 0.0))) / 2
+    candidates = [root] if inside >= 0 and root > 0 else []
+    return _best(v, t, lambda u: _logarithm_value(u, s, epsilon, 0.0), candidates)
+
+
+FORMS: dict[str, tuple[Any, Any]] = {
+    "shrink": (_shrink_value, _shrink),
+    "mcp": (_mcp_value, _mcp),
+    "scad": (_scad_value, _scad),
+    "lq": (_power_value, _power),
+    "log_sum": (_logarithm_value, _logarithm),
+}
