@@ -281,9 +281,9 @@ class _Counting(Dense):
         super().__init__(X)
         self.fetched = []
 
-    def cross(self, ids, w, center=None):
+    def _around(self, ids, center):
         self.fetched.extend(ids.tolist())
-        return super().cross(ids, w, center)
+        return super()._around(ids, center)
 
 
 def test_each_row_is_computed_once(rng):

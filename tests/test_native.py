@@ -260,6 +260,10 @@ def test_products_are_those_of_the_twins(seed, n, k, p, dtype):
         C = _native.products(A, w, X, threads)
         assert C.dtype == dtype
         np.testing.assert_allclose(C, _twins.products(A, w, X), atol=rough)
+        if k:
+            many = _native.products(A, w, X, threads, center)
+            for one, other in zip(many, _twins.products(A, w, X, 1, center), strict=True):
+                np.testing.assert_allclose(one, other, atol=rough)
         G = _native.gram(A, w, threads)
         np.testing.assert_allclose(G, _twins.gram(A, w), atol=rough)
         np.testing.assert_array_equal(G, G.T)
@@ -303,6 +307,8 @@ def test_products_of_wrong_shapes_are_refused():
         lambda: _native.products(A, w, np.asfortranarray(X)),
         lambda: _native.products(A, w, X[::-1]),
         lambda: _native.products(A, w, X, -1),
+        lambda: _native.products(A, w, X, 1, center[1:]),
+        lambda: _native.products(A[:, :0].copy(), w, X, 1, center),
         lambda: _native.gram(A, w[1:]),
         lambda: _native.gram(np.asfortranarray(A), w),
         lambda: _native.column_sums(X, w[1:]),

@@ -17,6 +17,7 @@ if os.environ.get("VITALFEW_NATIVE") == "0":
         best_single_exchanges,
         block_grams,
         column_sums,
+        descend,
         gram,
         products,
     )
@@ -28,6 +29,7 @@ else:
             best_single_exchanges,
             block_grams,
             column_sums,
+            descend,
             gram,
             products,
         )
@@ -39,6 +41,7 @@ else:
             best_single_exchanges,
             block_grams,
             column_sums,
+            descend,
             gram,
             products,
         )
@@ -58,6 +61,7 @@ __all__ = [
     "best_single_exchanges",
     "block_grams",
     "column_sums",
+    "descend",
     "gram",
     "products",
 ]

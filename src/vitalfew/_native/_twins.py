@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vitalfew._native._descent_twins import descend as descend
 from vitalfew.contracts import Ints
 
 Real = NDArray[Any]
@@ -140,7 +141,9 @@ def best_group_exchanges(
     return np.take_along_axis(gain, out[None], axis=0)[0], out
 
 
-def products(A: Real, w: Real, X: Real, threads: int = 1) -> Real:
+def products(
+    A: Real, w: Real, X: Real, threads: int = 1, center: Real | None = None
+) -> Any:
     """Weighted products of a few columns with many, ``A^T diag(w) X``.
 
     Parameters
@@ -153,15 +156,17 @@ def products(A: Real, w: Real, X: Real, threads: int = 1) -> Real:
         The many; each row in one piece.
     threads : int, default=1
         Most threads to use.
+    center : array of shape (p,), optional
+        If given, what `column_sums` would return is wanted too, from the same pass.
 
     Returns
     -------
-    array of shape (k, p)
-        The products.
+    array of shape (k, p), or that and two arrays of shape (p,)
+        The products; with `center` also the sums.
     """
     del threads  # the matrix library has a setting of its own
-    product: Real = (A * w[:, None]).T @ X
-    return product
+    C = (A * w[:, None]).T @ X
+    return C if center is None else (C, *column_sums(X, w, center))
 
 
 def gram(A: Real, w: Real, threads: int = 1) -> Real:
@@ -181,7 +186,8 @@ def gram(A: Real, w: Real, threads: int = 1) -> Real:
     array of shape (k, k)
         The products.
     """
-    return products(A, w, A, threads)
+    G: Real = products(A, w, A, threads)
+    return G
 
 
 def column_sums(X: Real, w: Real, center: Real | None = None) -> tuple[Real, Real]:

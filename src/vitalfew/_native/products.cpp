@@ -22,16 +22,30 @@ struct Lanes {
   typedef T type __attribute__((vector_size(BYTES), aligned(alignof(T)), may_alias));
 };
 
-// C += A^T X for MR packed columns of A and NV vectors of columns of X.
-template <typename T, int BYTES, int MR, int NV, bool FETCH>
-INLINE void tile(const T *A, const T *X, size_t stride, size_t n, T *C, size_t ldc, size_t used) {
+// Sums of squares of the columns of X around `center`, and of their entries.
+template <typename T>
+struct Sums {
+  const T *center;
+  T *squares, *left;
+};
+
+// C += A^T X for MR packed columns of A and NV vectors of columns of X; the first pass
+// over a strip fetches it and may add up its squares on the way.
+template <typename T, int BYTES, int MR, int NV, bool FIRST, bool SUMS>
+INLINE void tile(const T *A, const T *X, size_t stride, size_t n, T *C, size_t ldc, size_t used,
+                 const T *w, Sums<T> sums_of) {
   typedef typename Lanes<T, BYTES>::type V;
   constexpr size_t L = BYTES / sizeof(T);
-  V sums[MR][NV];
+  V sums[MR][NV], squares[NV], left[NV], center[NV];
   for (int m = 0; m < MR; ++m)
     for (int v = 0; v < NV; ++v) sums[m][v] = V{};
+  if (SUMS)
+    for (int v = 0; v < NV; ++v) {
+      squares[v] = left[v] = V{};
+      center[v] = *reinterpret_cast<const V *>(sums_of.center + v * L);
+    }
   for (size_t i = 0; i < n; ++i) {
-    if (FETCH) {
+    if (FIRST) {
       const uintptr_t later = reinterpret_cast<uintptr_t>(X) + AHEAD * stride * sizeof(T);
       for (size_t b = 0; b < NV * BYTES; b += 64)
         __builtin_prefetch(reinterpret_cast<const void *>(later + b));
@@ -40,11 +54,22 @@ INLINE void tile(const T *A, const T *X, size_t stride, size_t n, T *C, size_t l
     for (int v = 0; v < NV; ++v) x[v] = *reinterpret_cast<const V *>(X + v * L);
     for (int m = 0; m < MR; ++m)
       for (int v = 0; v < NV; ++v) sums[m][v] += A[m] * x[v];
+    if (SUMS)
+      for (int v = 0; v < NV; ++v) {
+        const V d = x[v] - center[v], scaled = w[i] * d;
+        left[v] += scaled;
+        squares[v] += scaled * d;
+      }
     A += MR;
     X += stride;
   }
   for (size_t m = 0; m < used; ++m)
     for (int v = 0; v < NV; ++v) *reinterpret_cast<V *>(C + m * ldc + v * L) += sums[m][v];
+  if (SUMS)
+    for (int v = 0; v < NV; ++v) {
+      *reinterpret_cast<V *>(sums_of.squares + v * L) += squares[v];
+      *reinterpret_cast<V *>(sums_of.left + v * L) += left[v];
+    }
 }
 
 template <typename T>
@@ -55,6 +80,7 @@ struct Task {
   T *C;        // (k, p)
   size_t n, k, p, stride;
   bool symmetric;  // X is A: only tiles on and above the diagonal
+  Sums<T> sums;    // wanted too unless `squares` is null; room for a strip past the end
 };
 
 // Strips `first`, `first + step`, ... of the columns of X.
@@ -85,15 +111,24 @@ INLINE void strips(const Task<T> &t, size_t first, size_t step) {
         const T *A = &packed[b * h * MR];
         T *C = t.C + b * MR * t.p + j;
         const size_t used = std::min(size_t(MR), t.k - b * MR);
+        const bool adds = b == 0 && t.sums.squares;
+        Sums<T> sums = t.sums;
+        if (adds) sums = {sums.center + j, sums.squares + j, sums.left + j};
+        const T *w = t.w + from;
         if (!whole) {
           std::fill(corner.begin(), corner.end(), T(0));
-          tile<T, BYTES, MR, NV, false>(A, X, stride, h, corner.data(), NR, used);
+          if (adds)
+            tile<T, BYTES, MR, NV, false, true>(A, X, stride, h, corner.data(), NR, used, w, sums);
+          else
+            tile<T, BYTES, MR, NV, false, false>(A, X, stride, h, corner.data(), NR, used, w, sums);
           for (size_t m = 0; m < used; ++m)
             for (size_t l = 0; l < t.p - j; ++l) C[m * t.p + l] += corner[m * NR + l];
+        } else if (adds) {
+          tile<T, BYTES, MR, NV, true, true>(A, X, stride, h, C, t.p, used, w, sums);
         } else if (b == 0) {
-          tile<T, BYTES, MR, NV, true>(A, X, stride, h, C, t.p, used);
+          tile<T, BYTES, MR, NV, true, false>(A, X, stride, h, C, t.p, used, w, sums);
         } else {
-          tile<T, BYTES, MR, NV, false>(A, X, stride, h, C, t.p, used);
+          tile<T, BYTES, MR, NV, false, false>(A, X, stride, h, C, t.p, used, w, sums);
         }
       }
     }
@@ -143,18 +178,33 @@ void require_rows(const Rows<T> &X) {
   require(X.stride(0) >= 0 || X.shape(0) == 1, "the rows of X must follow one another");
 }
 
+constexpr size_t EDGE = 64;  // more than the columns of a tile
+
 template <typename T>
-nb::ndarray<nb::numpy, T> products(Matrix<T> A, Vector<T> w, Rows<T> X, size_t threads) {
+nb::object products(Matrix<T> A, Vector<T> w, Rows<T> X, size_t threads,
+                    std::optional<Vector<T>> center) {
   const size_t n = A.shape(0), k = A.shape(1), p = X.shape(1);
+  require(!center || center->shape(0) == p, "center must have an entry for each column of X");
   require(w.shape(0) == n && X.shape(0) == n, "w and X must have a row for each row of A");
   require_rows(X);
-  std::vector<T> C(k * p);
+  std::vector<T> C(k * p), middle, squares, left;
+  Sums<T> sums{nullptr, nullptr, nullptr};
+  if (center) {
+    require(k > 0, "A must have a column where sums are wanted");
+    middle.assign(center->data(), center->data() + p);
+    for (auto *v : {&middle, &squares, &left}) v->resize(p + EDGE);
+    sums = Sums<T>{middle.data(), squares.data(), left.data()};
+  }
   if (k && p && n) {
     nb::gil_scoped_release release;
-    run(Task<T>{A.data(), w.data(), X.data(), C.data(), n, k, p, size_t(X.stride(0)), false},
+    run(Task<T>{A.data(), w.data(), X.data(), C.data(), n, k, p, size_t(X.stride(0)), false, sums},
         sensible(threads, n * k * p));
   }
-  return owned(std::move(C), {k, p});
+  if (!center) return nb::cast(owned(std::move(C), {k, p}));
+  squares.resize(p);
+  left.resize(p);
+  return nb::make_tuple(owned(std::move(C), {k, p}), owned(std::move(squares)),
+                        owned(std::move(left)));
 }
 
 template <typename T>
@@ -164,7 +214,8 @@ nb::ndarray<nb::numpy, T> gram(Matrix<T> A, Vector<T> w, size_t threads) {
   std::vector<T> C(k * k);
   if (k && n) {
     nb::gil_scoped_release release;
-    run(Task<T>{A.data(), w.data(), A.data(), C.data(), n, k, k, k, true},
+    run(Task<T>{A.data(), w.data(), A.data(), C.data(), n, k, k, k, true,
+                {nullptr, nullptr, nullptr}},
         sensible(threads, n * k * k));
     for (size_t i = 0; i < k; ++i)
       for (size_t j = 0; j < i; ++j) C[i * k + j] = C[j * k + i];
@@ -294,7 +345,8 @@ nb::tuple column_sums(Rows<T> X, Vector<T> w, std::optional<Vector<T>> center) {
 template <typename T>
 void bind_for(nb::module_ &module) {
   module.def("products", &products<T>, nb::arg("A").noconvert(), nb::arg("w").noconvert(),
-             nb::arg("X").noconvert(), nb::arg("threads") = 1);
+             nb::arg("X").noconvert(), nb::arg("threads") = 1,
+             nb::arg("center").noconvert().none() = nb::none());
   module.def("gram", &gram<T>, nb::arg("A").noconvert(), nb::arg("w").noconvert(),
              nb::arg("threads") = 1);
   module.def("column_sums", &column_sums<T>, nb::arg("X").noconvert(),

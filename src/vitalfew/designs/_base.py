@@ -99,6 +99,12 @@ class Design(ABC):
     def squared_norms(self, w: Array, center: Array | None = None) -> Array:
         """Return the product of each column with itself, (p,)."""
 
+    def cross_and_norms(
+        self, ids: Ints, w: Array, center: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Return `cross` and `squared_norms`, in one pass where that is cheaper."""
+        return self.cross(ids, w, center), self.squared_norms(w, center)
+
     @abstractmethod
     def block_grams(self, table: Ints, w: Array, center: Array | None = None) -> Array:
         """Return products within groups of columns: (N, m, m) for a (N, m) table.

@@ -35,11 +35,18 @@ class CrossRows:
         self._slots = np.full(design.shape[1], -1, np.int64)
         self._rows = zeros((0, design.shape[1]), design.like)
         self.used = 0
+        self._norms: Array | None = None
 
     @property
     def rows(self) -> Array:
         """All rows computed so far, (used, p)."""
         return self._rows[: self.used, :]
+
+    def squared_norms(self) -> Array:
+        """Product of each column with itself, (p,)."""
+        if self._norms is None:
+            self._norms = self.design.squared_norms(self.w, self.center)
+        return self._norms
 
     def has(self, ids: Ints) -> bool:
         """Say whether the rows of all these columns are there."""
@@ -61,7 +68,8 @@ class CrossRows:
             if self.used + len(missing) > self.capacity:
                 return None
             if likely is not None:
-                extra = likely[: self.design.prefetch]
+                # tiles of eight columns: one more than a multiple costs eight
+                extra = likely[: max(0, self.design.prefetch - len(missing))]
                 extra = extra[(self._slots[extra] < 0) & ~np.isin(extra, missing)]
                 room = self.capacity - self.used - len(missing)
                 missing = np.concatenate((missing, extra[:room]))
@@ -70,7 +78,12 @@ class CrossRows:
         return slots
 
     def _fetch(self, missing: Ints) -> None:
-        block = self.design.cross(missing, self.w, self.center)
+        if self._norms is None:  # from the pass that is made anyway
+            block, self._norms = self.design.cross_and_norms(
+                missing, self.w, self.center
+            )
+        else:
+            block = self.design.cross(missing, self.w, self.center)
         need = self.used + len(missing)
         if need > self._rows.shape[0]:
             height = min(max(2 * need, 64), self.capacity)

@@ -26,6 +26,7 @@ class Dense(Design):
 
     def __init__(self, X: Array) -> None:
         self.X, self.shape, self.like = X, (X.shape[0], X.shape[1]), X[:0, :0]
+        self._last = (np.empty(0, np.int64), X[:, :0])
         # each row in one piece, in native memory, on a machine where our loops pay
         self._in_rows = (
             _native.WIDE
@@ -45,7 +46,25 @@ class Dense(Design):
 
     def columns(self, ids: Ints) -> "Dense":
         """Return some of the columns, as a design."""
-        return Dense(columns(self.X, ids))
+        return Dense(self._gathered(ids))
+
+    def _gathered(self, ids: Ints) -> Array:
+        """Return some of the columns; from those gathered last where they suffice.
+
+        Solvers ask for a support, then for part of it, and a gather from long rows
+        costs a cache miss a number.
+        """
+        known, A = self._last
+        if len(ids) <= len(known):
+            order = np.argsort(known, kind="stable")
+            at = np.searchsorted(known, ids, sorter=order)
+            at = order[np.minimum(at, len(known) - 1)]
+            if np.array_equal(known[at], ids):
+                same = len(ids) == len(known) and np.array_equal(at, np.arange(len(at)))
+                return A if same else columns(A, at)
+        A = columns(self.X, ids)
+        self._last = (np.array(ids), A)
+        return A
 
     def rows(self, ids: Ints) -> "Dense":
         """Return some of the rows, as a design."""
@@ -57,20 +76,39 @@ class Dense(Design):
 
     def cross(self, ids: Ints, w: Array, center: Array | None = None) -> Array:
         """Return the products of columns `ids` with all columns, (k, p)."""
-        A = columns(self.X, ids)
+        A = self._around(ids, center)
+        if self._in_rows:
+            C = _native.products(A, w, self.X, n_threads())
+        else:
+            C = (A * w[:, None]).T @ self.X
+        return self._both_centred(C, A, ids, w, center)
+
+    def cross_and_norms(
+        self, ids: Ints, w: Array, center: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Return `cross` and `squared_norms`, in one pass where that is cheaper."""
+        if not self._in_rows or not len(ids):
+            return super().cross_and_norms(ids, w, center)
+        A = self._around(ids, center)
+        middle = _arrays.zeros(self.shape[1], self.like) if center is None else center
+        C, squares, left = _native.products(A, w, self.X, n_threads(), middle)
+        norms = self._cleaned(squares, left, w, center)
+        return self._both_centred(C, A, ids, w, center), norms
+
+    def _around(self, ids: Ints, center: Array | None) -> Array:
+        """Return a few columns, less their means where there are any."""
+        A = self._gathered(ids)
+        return A if center is None else A - take(center, ids)[None, :]
+
+    def _both_centred(
+        self, C: Array, A: Array, ids: Ints, w: Array, center: Array | None
+    ) -> Array:
+        """Centre the other side of products too."""
         if center is None:
-            return self._times(A, w)
-        A -= take(center, ids)[None, :]
-        C = self._times(A, w)
+            return C
         # one side centred is enough, but for rounding, which large means would blow up
         C -= (w @ A)[:, None] * center[None, :]
         return self._without_noise(C, ids, w, center)
-
-    def _times(self, A: Array, w: Array) -> Array:
-        """Return ``A^T diag(w) X`` for a few columns."""
-        if self._in_rows:
-            return _native.products(np.ascontiguousarray(A), w, self.X, n_threads())
-        return (A * w[:, None]).T @ self.X
 
     def gram(self, w: Array, center: Array | None = None) -> Array:
         """Return the products of all columns with all, (p, p)."""
@@ -98,9 +136,15 @@ class Dense(Design):
                     part = part - center[None, :]
                     left += w[strip] @ part
                 total += w[strip] @ (part * part)
+        return self._cleaned(total, left, w, center)
+
+    def _cleaned(
+        self, total: Array, left: Array, w: Array, center: Array | None
+    ) -> Array:
+        """Sums of squares without what rounding in `center` added to them."""
         if center is None:
             return total
-        # take out again what rounding in `center` added: constants come out as zero
+        # constants come out as zero
         xp = namespace(total)
         weight = max(float(xp.sum(w)), float(xp.finfo(w.dtype).smallest_normal))
         total = total - left * (left / weight)

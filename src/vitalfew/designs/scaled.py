@@ -71,15 +71,24 @@ class Scaled(Design):
         """Return all numbers as one (n, p) array."""
         return self.design.dense() / self.scale[None, :]
 
+    def cross_and_norms(
+        self, ids: Ints, w: Array, center: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Return `cross` and `squared_norms`, in one pass where that is cheaper."""
+        C, squares = self.design.cross_and_norms(ids, w, self._raw(center))
+        return self._divided(C, ids), squares / self.scale / self.scale
+
+    def _divided(self, C: Array, ids: Ints) -> Array:
+        C /= self.scale[None, :]
+        C /= take(self.scale, ids)[:, None]
+        return C
+
     def _raw(self, center: Array | None) -> Array | None:
         return None if center is None else center * self.scale
 
     def cross(self, ids: Ints, w: Array, center: Array | None = None) -> Array:
         """Return the products of columns `ids` with all columns, (k, p)."""
-        C = self.design.cross(ids, w, self._raw(center))
-        C /= self.scale[None, :]
-        C /= take(self.scale, ids)[:, None]
-        return C
+        return self._divided(self.design.cross(ids, w, self._raw(center)), ids)
 
     def gram(self, w: Array, center: Array | None = None) -> Array:
         """Return the products of all columns with all, (p, p)."""

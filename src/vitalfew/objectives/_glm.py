@@ -78,10 +78,12 @@ class GLM(DataObjective):
         del eta
         return A.gram(c, center)
 
-    def _cross(self, ids: Ints, eta: Array, c: Array, center: Array | None) -> Array:
-        """Hessian of a few columns against all, (k, p)."""
+    def _cross_and_norms(
+        self, ids: Ints, eta: Array, c: Array, center: Array | None
+    ) -> tuple[Array, Array]:
+        """Hessian of a few columns against all, (k, p), and its diagonal, (p,)."""
         del eta
-        return self.design.cross(ids, c, center)
+        return self.design.cross_and_norms(ids, c, center)
 
     def _norms(self, eta: Array, c: Array, center: Array | None) -> Array:
         """Diagonal of the Hessian, (p,)."""
@@ -226,13 +228,13 @@ class GLM(DataObjective):
         if ids is None or len(ids) == 0:
             return None
         eta, c, center = self._curved_at(fit)
-        C = self._cross(ids, eta, c, center)
+        C, norms = self._cross_and_norms(ids, eta, c, center)
         model = QuadraticModel(
             C,
             self.ridge.added_to(columns(C, ids), ids),
             fit.z[:, None],
             fit.gradient[:, None],
-            self._norms(eta, c, center) + self.ridge.at(),
+            norms + self.ridge.at(),
         )
 
         def blocks(table: Ints) -> Array:

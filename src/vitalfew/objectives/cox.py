@@ -199,9 +199,11 @@ class Cox(GLM):
         D, curved = self._curved(eta, c, A)
         return D.T @ curved
 
-    def _cross(self, ids: Ints, eta: Array, c: Array, center: Array | None) -> Array:
+    def _cross_and_norms(
+        self, ids: Ints, eta: Array, c: Array, center: Array | None
+    ) -> tuple[Array, Array]:
         _, curved = self._curved(eta, c, self.design.columns(ids))
-        return self._backward(curved).T
+        return self._backward(curved).T, self._norms(eta, c, center)
 
     def _middle(self, c: Array) -> Array:
         return self.design.rmatvec(c) / float(namespace(c).sum(c))

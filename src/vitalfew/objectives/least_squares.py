@@ -9,6 +9,7 @@ from vitalfew._arrays import (
     as_array,
     columns,
     eye,
+    least_eigenvalue,
     namespace,
     precision,
     rows,
@@ -22,6 +23,8 @@ from vitalfew.linalg import QuadraticModel
 from vitalfew.objectives._data import DataObjective
 from vitalfew.objectives._exchanges import exchanges_of
 from vitalfew.supports import Point
+
+MOST_EIGENVALUES = 1000  # columns whose products are worth their eigenvalues
 
 
 class LeastSquares(DataObjective):
@@ -181,14 +184,9 @@ class LeastSquares(DataObjective):
         z = self._solve(A.gram(self.w, center), rows(self.correlation, ids), ids)
         return self.at(span, namespace(z).reshape(z, (-1,)))
 
-    def _squared_norms(self) -> Array:
-        if "norms" not in self._memo:
-            self._memo["norms"] = self.design.squared_norms(self.w, self.center)
-        return self._memo["norms"]
-
     def curvature(self, fit: Fit) -> Array:
         """Diagonal of the Hessian, of the shape of `x`; the same everywhere."""
-        norms = self._squared_norms()
+        norms = self.cross_rows.squared_norms()
         if len(self.shape) == 1:
             return norms + self.ridge.at()
         return norms[:, None] + zeros(self.shape, self.like) + self.ridge.at()
@@ -209,6 +207,18 @@ class LeastSquares(DataObjective):
         r = zeros((len(ids), q), G) + self.ridge.at(ids)
         return H + take(r, places)[:, None] * eye(len(places), G)
 
+    def convexity(self, span: Any) -> float:
+        """Return a mu such that ``f - mu/2 |x|^2`` is convex on a span.
+
+        The ridge, and the least eigenvalue of the products of up to 1,000 columns.
+        """
+        ids, _ = self._entries(span)
+        if not 0 < len(ids) <= min(MOST_EIGENVALUES, self.n_samples):
+            return self.l2
+        slots = self.cross_rows.get(ids) if self.cross_rows.has(ids) else None
+        G = self.grams.get(ids) if slots is None else self.cross_rows.gram(slots, ids)
+        return self.l2 + least_eigenvalue(G)
+
     def _blocks(self, table: Ints) -> Array:
         key = (table.shape, table.tobytes())
         if key not in self._memo:
@@ -228,7 +238,7 @@ class LeastSquares(DataObjective):
             self.ridge.added_to(columns(C, ids), ids),
             xp.reshape(fit.z, (len(ids), -1)),
             xp.reshape(fit.gradient, (self.shape[0], -1)),
-            self._squared_norms() + self.ridge.at(),
+            self.cross_rows.squared_norms() + self.ridge.at(),
         )
         return exchanges_of(structure, fit, [model], self._blocks, count)
 
