@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -286,6 +287,67 @@ def test_products_within_groups_are_those_of_the_twin(seed, n, p):
         blocks = _native.block_grams(X, table, w, middle)
         expected = _twins.block_grams(X, table, w, middle)
         np.testing.assert_allclose(blocks, expected, atol=1e-10)
+
+
+@given(
+    seed=st.integers(0, 999),
+    n=st.integers(1, 60),
+    k=st.integers(1, 8),
+    p=st.integers(1, 30),
+    kind=st.sampled_from([np.int32, np.int64]),
+    dtype=st.sampled_from(["float64", "float32"]),
+)
+def test_sparse_products_are_those_of_the_twins(seed, n, k, p, kind, dtype):
+    X, parts, by_rows = sparse_of(seed, n, p, kind, dtype)
+    A, columns, _ = sparse_of(seed + 1, n, k, kind, dtype)
+    w = np.random.default_rng(seed).random(n).astype(dtype)
+    C = _native.sparse_products(*columns, w, *by_rows, p)
+    assert C.dtype == dtype
+    np.testing.assert_allclose(C, A.T @ (X * w[:, None]), atol=1e-4)
+    expected = _twins.sparse_products(*columns, w, *by_rows, p)
+    np.testing.assert_allclose(C, expected, atol=ROUGH[dtype] * n)
+    G = _native.sparse_gram(*by_rows, w, p)
+    np.testing.assert_allclose(G, X.T @ (X * w[:, None]), atol=1e-4)
+    np.testing.assert_allclose(G, _twins.sparse_gram(*by_rows, w, p), atol=1e-4)
+
+
+def sparse_of(seed, n, p, kind, dtype):
+    """A matrix with many zeros, and its parts by columns and by rows."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, p)) * (rng.random((n, p)) < 0.3)
+    X = X.astype(dtype)
+    stored = []
+    for S in (scipy.sparse.csc_array(X), scipy.sparse.csr_array(X)):
+        stored.append((S.indptr.astype(kind), S.indices.astype(kind), S.data))
+    return X, *stored
+
+
+@needs_compiled
+def test_sparse_parts_that_do_not_fit_are_refused():
+    _, columns, by_rows = sparse_of(0, 9, 5, np.int64, "float64")
+    w = np.ones(9)
+    starts, indices, data = by_rows
+    beyond, falling = indices.copy(), starts.copy()
+    beyond[0], falling[3] = 5, len(data) + 7
+    below = indices.copy()
+    below[0] = -1
+    for bad in (
+        (starts, beyond, data),
+        (starts, below, data),
+        (falling, indices, data),
+        (starts[:-1].copy(), indices, data),
+        (starts, indices[:-1].copy(), data),
+        (np.empty(0, np.int64), indices, data),
+        (starts.astype(np.int32), indices, data),
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            _native.sparse_gram(*bad, w, 5)
+        with pytest.raises((ValueError, TypeError)):
+            _native.sparse_products(*columns, w, *bad, 5)
+    wrong = columns[1].copy()
+    wrong[0] = 9
+    with pytest.raises(ValueError, match="indices"):
+        _native.sparse_products(columns[0], wrong, columns[2], w, *by_rows, 5)
 
 
 @needs_compiled

@@ -39,6 +39,7 @@ __all__ = [
     "HasConvexity",
     "HasCosts",
     "HasCurvature",
+    "HasKernel",
     "HasRidge",
     "HasRows",
     "HasSwapGains",
@@ -74,10 +75,16 @@ def follows(thing: object, protocol: type) -> bool:
         Whether every public member is there.
     """
     missing = object()
-    return all(
+    found = (type(thing), protocol) in _following or all(
         inspect.getattr_static(thing, name, missing) is not missing
         for name in _members(protocol)
     )
+    if found and not isinstance(thing, type):
+        _following.add((type(thing), protocol))
+    return found
+
+
+_following: set[tuple[type, type]] = set()  # looking is slow
 
 
 @cache
@@ -385,6 +392,13 @@ class HasBlocks(HasAlpha, Protocol):
         """Return the penalty on some blocks alone, renumbered in this order."""
 
 
+class HasKernel(HasBlocks, Protocol):
+    """A penalty whose prox the compiled coordinate descent knows."""
+
+    def kernel(self, blocks: Ints) -> tuple[str, NDArray[np.float64]]:
+        """Return the name of its form and the parameters of some blocks, (k, 3)."""
+
+
 class HasVertices(Penalty, Protocol):
     """The indicator of a bounded convex set: 0 inside, infinite outside."""
 
@@ -428,3 +442,8 @@ class Solver(ABC, Generic[State]):
     @abstractmethod
     def point(self, state: State) -> Fit:
         """Return the point the state stands for."""
+
+    def lower_bound(self, state: State) -> float | None:
+        """Return a proved lower bound of the optimum, where the solver has one."""
+        del state
+        return None

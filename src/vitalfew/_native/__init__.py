@@ -8,50 +8,17 @@ import os
 import warnings
 
 from vitalfew._native import _twins
-
-COMPILED = False
-WIDE = False  # whether products of few columns beat the matrix library's
-if os.environ.get("VITALFEW_NATIVE") == "0":
-    from vitalfew._native._twins import (
-        best_group_exchanges,
-        best_single_exchanges,
-        block_grams,
-        column_sums,
-        descend,
-        gram,
-        products,
-    )
-else:
-    try:
-        from vitalfew._native import _core
-        from vitalfew._native._core import (
-            best_group_exchanges,
-            best_single_exchanges,
-            block_grams,
-            column_sums,
-            descend,
-            gram,
-            products,
-        )
-
-        COMPILED, WIDE = True, _core.is_wide()
-    except ImportError:
-        from vitalfew._native._twins import (
-            best_group_exchanges,
-            best_single_exchanges,
-            block_grams,
-            column_sums,
-            descend,
-            gram,
-            products,
-        )
-
-        warnings.warn(
-            "vitalfew was installed without its compiled part and will be slower; "
-            "install a C++17 compiler and reinstall to get it",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+from vitalfew._native._twins import (
+    best_group_exchanges,
+    best_single_exchanges,
+    block_grams,
+    column_sums,
+    descend,
+    gram,
+    products,
+    sparse_gram,
+    sparse_products,
+)
 
 __all__ = [
     "COMPILED",
@@ -64,4 +31,23 @@ __all__ = [
     "descend",
     "gram",
     "products",
+    "sparse_gram",
+    "sparse_products",
 ]
+
+COMPILED = False
+WIDE = False  # whether products of few columns beat the matrix library's
+if os.environ.get("VITALFEW_NATIVE") != "0":
+    try:
+        from vitalfew._native import _core
+    except ImportError:
+        warnings.warn(
+            "vitalfew was installed without its compiled part and will be slower; "
+            "install a C++17 compiler and reinstall to get it",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    else:
+        COMPILED, WIDE = True, _core.is_wide()
+        for _name in __all__[3:]:
+            globals()[_name] = getattr(_core, _name)

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csc_array, csr_array
 
 from vitalfew._native._descent_twins import descend as descend
 from vitalfew.contracts import Ints
@@ -247,3 +248,60 @@ def block_grams(X: Real, table: Ints, w: Real, center: Real | None = None) -> Re
         A = X[:, ids] if center is None else X[:, ids] - center[ids]
         out[g, : len(ids), : len(ids)] = A.T @ (A * w[:, None])
     return out
+
+
+def sparse_products(
+    starts: Ints,
+    indices: Ints,
+    data: Real,
+    w: Real,
+    row_starts: Ints,
+    row_indices: Ints,
+    row_data: Real,
+    p: int,
+) -> Real:
+    """Weighted products of a few sparse columns with many, ``A^T diag(w) X``.
+
+    Parameters
+    ----------
+    starts, indices, data : arrays
+        A by columns: (k + 1,), and one entry for each number.
+    w : array of shape (n,)
+        Row weights.
+    row_starts, row_indices, row_data : arrays
+        X by rows.
+    p : int
+        Columns of X.
+
+    Returns
+    -------
+    array of shape (k, p)
+        The products, dense.
+    """
+    n = len(w)
+    A = csc_array((data, indices, starts), shape=(n, len(starts) - 1))
+    X = csr_array((row_data, row_indices, row_starts), shape=(n, p))
+    C: Real = (A.T @ (csr_array(X) * w[:, None])).toarray()
+    return np.ascontiguousarray(C)
+
+
+def sparse_gram(starts: Ints, indices: Ints, data: Real, w: Real, k: int) -> Real:
+    """Weighted products of sparse columns with one another, ``A^T diag(w) A``.
+
+    Parameters
+    ----------
+    starts, indices, data : arrays
+        A by rows: (n + 1,), and one entry for each number.
+    w : array of shape (n,)
+        Row weights.
+    k : int
+        Columns of A.
+
+    Returns
+    -------
+    array of shape (k, k)
+        The products, dense.
+    """
+    A = csr_array((data, indices, starts), shape=(len(w), k))
+    G: Real = (A.T @ (A * w[:, None])).toarray()
+    return G

@@ -13,6 +13,7 @@
 
 void bind_descent(nb::module_ &module);
 void bind_products(nb::module_ &module);
+void bind_sparse(nb::module_ &module);
 
 namespace {
 
@@ -259,6 +260,7 @@ NB_MODULE(_core, module) {
   bind_descent(module);
   const auto none = nb::none();
   bind_products(module);
+  bind_sparse(module);
   module.def("best_single_exchanges", &best_single_exchanges<double>, nb::arg("C").noconvert(),
              nb::arg("W").noconvert(), nb::arg("z").noconvert(), nb::arg("d").noconvert(),
              nb::arg("gradient").noconvert(), nb::arg("curvature").noconvert(),

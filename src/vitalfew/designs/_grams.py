@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vitalfew._arrays import columns, itemsize, namespace, rows, zeros
+from vitalfew._arrays import columns, itemsize, namespace, put, rows, zeros
 from vitalfew.contracts import Array, Ints
 from vitalfew.designs._base import Design
 from vitalfew.designs.sparse import Sparse
@@ -54,6 +54,21 @@ class Grams:
             self._add(missing)
         slots = self._slots[ids]
         return columns(rows(self._G, slots), slots)
+
+    def combine(self, ids: Ints, z: Array) -> Array | None:
+        """``sum_i z_i a_i`` over columns asked for before, or None if they are not held.
+
+        The columns a are around their means and times the root of the row weights; z
+        has shape (k,) or (k, q), the answer (n,) or (n, q).
+        """
+        slots = self._slots[ids]
+        if not len(slots) or not self._tall.shape[0] or slots.min() < 0:
+            return None
+        if 2 * len(slots) < len(self._known):
+            return rows(self._tall, slots).T @ z
+        # one product with zeros beats a gather of long rows
+        known = len(self._known)
+        return self._tall[:known, :].T @ put(known, slots, z)
 
     def _fits(self, count: int) -> bool:
         height = 0 if isinstance(self.design, Sparse) else self.design.shape[0]

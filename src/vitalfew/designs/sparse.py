@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from vitalfew import _native
 from vitalfew._arrays import precision
 from vitalfew.contracts import Array, Ints
 from vitalfew.designs._base import Design
@@ -74,17 +75,24 @@ class Sparse(Design):
 
     def cross(self, ids: Ints, w: Array, center: Array | None = None) -> Array:
         """Return the products of columns `ids` with all columns, (k, p)."""
-        A = self._scaled_rows(self.csc[:, ids], w)
-        X = self.csc if self.csr is None else self.csr
-        C = (A.T @ X).toarray()  # visits only the rows in play
+        A, X = self.csc[:, ids], self._by_rows()
+        C = _native.sparse_products(
+            *_parts(A, X), w, X.indptr, X.indices, X.data, self.shape[1]
+        )
         if center is None:
-            return np.ascontiguousarray(C)
+            return C
         C -= (center[ids] * w.sum())[:, None] * center[None, :]
-        return self._without_noise(np.ascontiguousarray(C), ids, w, center)
+        return self._without_noise(C, ids, w, center)
+
+    def _by_rows(self) -> Any:
+        if self.csr is None:
+            self.csr = scipy.sparse.csr_array(self.csc)
+        return self.csr
 
     def gram(self, w: Array, center: Array | None = None) -> Array:
         """Return the products of all columns with all, (p, p)."""
-        G = (self._scaled_rows(self.csc, w).T @ self.csc).toarray()
+        X = self._by_rows()
+        G = _native.sparse_gram(*_parts(X, X), w, self.shape[1])
         if center is None:
             return G
         G -= w.sum() * center[:, None] * center[None, :]
@@ -124,3 +132,9 @@ class Sparse(Design):
         means = center[table]
         out -= w.sum() * means[:, :, None] * means[:, None, :]
         return self._clean(out, table, w, center)
+
+
+def _parts(A: Any, like: Any) -> tuple[Any, Any, Any]:
+    """Starts, indices and data of a compressed matrix, indexed like another."""
+    kind = like.indptr.dtype
+    return A.indptr.astype(kind, copy=False), A.indices.astype(kind, copy=False), A.data

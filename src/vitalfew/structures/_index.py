@@ -157,6 +157,11 @@ class IndexStructure:
                 f"keep already take {self.size_of(kept):g}"
             )
 
+    @property
+    def atom_costs(self) -> Scores:
+        """How much of the budget each atom takes, (n_atoms,)."""
+        return np.ones(self.n_atoms)
+
     def size_of(self, atoms: Ints) -> float:
         """How much of the budget some atoms take."""
         return len(atoms)
@@ -168,8 +173,14 @@ class IndexStructure:
     def allows(self, support: Coordinates) -> bool:
         """Say whether a support is within the budget and holds what is kept."""
         return self._within(support.atoms) and bool(
-            np.isin(self.keep, support.atoms).all()
+            self._marked(support.atoms)[list(self.keep)].all()
         )
+
+    def _marked(self, atoms: Any) -> NDArray[np.bool_]:
+        """Which of all atoms are among some, (n_atoms,)."""
+        marks = np.zeros(self.n_atoms, bool)
+        marks[list(atoms) if isinstance(atoms, tuple) else atoms] = True
+        return marks
 
     def _choose(self, scores: Scores) -> Ints:
         """Feasible atoms of largest total score; kept ones always, zero ones never."""
@@ -213,7 +224,7 @@ class IndexStructure:
 
     def join(self, support: Coordinates, new: Coordinates) -> Coordinates:
         """Return the union, old atoms first."""
-        fresh = new.atoms[~np.isin(new.atoms, support.atoms)]
+        fresh = new.atoms[~self._marked(support.atoms)[new.atoms]]
         return self.support(np.concatenate((support.atoms, fresh)))
 
     def _weight(self, support: Coordinates, z: Array) -> Scores:
@@ -227,18 +238,18 @@ class IndexStructure:
         weight = np.full(self.n_atoms, -1.0)
         weight[support.atoms] = self._weight(support, z)
         chosen = self._choose(weight)
-        inside = np.isin(support.atoms, chosen)
+        inside = self._marked(chosen)[support.atoms]
         return self.support(support.atoms[inside])
 
     def without(self, support: Coordinates, z: Array, position: int) -> Coordinates:
         """Return the support less its atom number `position`, from the weakest up."""
         weight = self._weight(support, z)
-        weight[np.isin(support.atoms, self.keep)] = np.inf
+        weight[self._marked(self.keep)[support.atoms]] = np.inf
         return self.drop(support, int(np.argsort(weight, kind="stable")[position]))
 
     def n_free(self, support: Coordinates) -> int:
         """Number of atoms of a support that may leave it."""
-        return len(support) - int(np.isin(support.atoms, self.keep).sum())
+        return len(support) - int(self._marked(self.keep)[support.atoms].sum())
 
     def drop(self, support: Coordinates, position: int) -> Coordinates:
         """Return the support less the atom at a position."""
@@ -256,7 +267,7 @@ class IndexStructure:
         """Which exchanges are allowed, (k, n_atoms), or None when all are."""
         if not self.keep:
             return None
-        may_leave = ~np.isin(support.atoms, self.keep)
+        may_leave = ~self._marked(self.keep)[support.atoms]
         return np.repeat(may_leave[:, None], self.n_atoms, axis=1)
 
     def members(self, atom: int) -> Ints:
