@@ -2,10 +2,19 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from vitalfew import _native
 from vitalfew._native import _twins
-from vitalfew.linalg import QuadraticModel, group_exchanges, single_exchanges
+from vitalfew.designs import Scaled, as_design
+from vitalfew.linalg import (
+    QuadraticModel,
+    exchange,
+    group_exchanges,
+    single_exchanges,
+)
+from vitalfew.objectives import LeastSquares, Logistic
+from vitalfew.structures import Cardinality, Groups
 
 
 def problem(seed, p=9, q=1):
@@ -132,3 +141,40 @@ def test_a_support_of_dependent_columns_gives_finite_gains(seed):
     # the copy or the empty column leaves for nothing; nothing brings more than it can
     best = min(minimum(H, B, np.array([0, j])) for j in found.into)
     assert found.gain.max() <= (minimum(H, B, np.array([0])) - best) * (1 + 1e-3) + 1e-6
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("storage", ["dense", "Fortran", "sparse", "scaled"])
+def test_gains_come_in_runs_of_columns(storage, intercept, monkeypatch):
+    """Where not all rows of the Hessian fit, the answer is the same."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40, 700)) + 0.5
+    X[rng.random(X.shape) < 0.5] = 0.0
+    X[:, 3] = 2.0 * intercept  # constant or empty
+    y = X[:, 5] - X[:, 600] + 0.1 * rng.standard_normal(40)
+    design = {
+        "dense": X,
+        "Fortran": np.asfortranarray(X),
+        "sparse": scipy.sparse.csr_array(X),
+        "scaled": Scaled(as_design(X), rng.random(700) + 0.5),
+    }[storage]
+    structures = (
+        Cardinality(4).on((700,)),
+        Groups(np.repeat(np.arange(233), 3 + np.eye(1, 233, 7, int)[0]), 3).on((700,)),
+        Groups(np.arange(700) % 200, 2).on((700,)),
+    )
+    for structure in structures:
+        some = structure.support(np.array([2, 0, 9, 1])[: structure.budget])
+        for f in (
+            LeastSquares(design, y, l2=0.1, fit_intercept=intercept),
+            LeastSquares(design, y, l2=0.1, fit_intercept=intercept, cache_bytes=0),
+            Logistic(design, (y > 0) * 1.0, l2=0.1, fit_intercept=intercept),
+        ):
+            fit = f.refit(some)
+            whole = f.swap_gains(structure, fit, 50)
+            monkeypatch.setattr(exchange, "RUN", 1)  # 256 columns at a time
+            parts = f.swap_gains(structure, fit, 50)
+            monkeypatch.undo()
+            np.testing.assert_array_equal(whole.into, parts.into)
+            np.testing.assert_array_equal(whole.out, parts.out)
+            np.testing.assert_allclose(whole.gain, parts.gain, rtol=1e-8)

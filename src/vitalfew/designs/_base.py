@@ -3,10 +3,11 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-import numpy as np
-
 from vitalfew._arrays import namespace, precision, take
 from vitalfew.contracts import Array, Ints
+
+Run = slice  # of consecutive columns
+WHOLE = slice(None)
 
 
 class Design(ABC):
@@ -50,10 +51,14 @@ class Design(ABC):
         """Which columns are constant but for rounding, by their sum of squares."""
         return squares <= self.noise * namespace(w).sum(w) * center * center
 
-    def _without_noise(self, C: Array, ids: Ints, w: Array, center: Array) -> Array:
-        """Products (k, p) of columns `ids`, zero for those that are constant."""
-        diagonal = take(C, np.arange(len(ids)) * C.shape[1] + ids)
-        constant = self._constant(diagonal, w, take(center, ids))
+    def _without_noise(
+        self, C: Array, squares: Array, w: Array, center: Array
+    ) -> Array:
+        """Products (k, p) of some columns, zero for those that are constant.
+
+        `squares` are their products with themselves, `center` their means.
+        """
+        constant = self._constant(squares, w, center)
         xp = namespace(C)
         if not bool(xp.any(constant)):
             return C
@@ -99,11 +104,11 @@ class Design(ABC):
     def squared_norms(self, w: Array, center: Array | None = None) -> Array:
         """Return the product of each column with itself, (p,)."""
 
+    @abstractmethod
     def cross_and_norms(
-        self, ids: Ints, w: Array, center: Array | None = None
+        self, ids: Ints, w: Array, center: Array | None = None, part: Run = WHOLE
     ) -> tuple[Array, Array]:
-        """Return `cross` and `squared_norms`, in one pass where that is cheaper."""
-        return self.cross(ids, w, center), self.squared_norms(w, center)
+        """Return `cross` and `squared_norms` of a run of columns, in one pass."""
 
     @abstractmethod
     def block_grams(self, table: Ints, w: Array, center: Array | None = None) -> Array:

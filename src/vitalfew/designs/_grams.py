@@ -52,8 +52,8 @@ class Grams:
             if not self._fits(known):
                 return self._afresh(ids)
             self._add(missing)
-        slots = self._slots[ids]
-        return columns(rows(self._G, slots), slots)
+        slots, known = self._slots[ids], len(self._known)
+        return columns(rows(self._G[:known, :known], slots), slots)
 
     def combine(self, ids: Ints, z: Array) -> Array | None:
         """``sum_i z_i a_i`` over columns asked for before, or None if they are not held.

@@ -8,7 +8,7 @@ from vitalfew import _arrays, _native
 from vitalfew._arrays import columns, is_numpy_array, namespace, rows, take
 from vitalfew._threads import n_threads
 from vitalfew.contracts import Array, Ints
-from vitalfew.designs._base import Design
+from vitalfew.designs._base import WHOLE, Design, Run
 
 CHUNK = 1 << 16  # numbers of a temporary: what stays in the second-level cache
 
@@ -81,19 +81,23 @@ class Dense(Design):
             C = _native.products(A, w, self.X, n_threads())
         else:
             C = (A * w[:, None]).T @ self.X
-        return self._both_centred(C, A, ids, w, center)
+        return self._both_centred(C, A, ids, w, center, WHOLE)
 
     def cross_and_norms(
-        self, ids: Ints, w: Array, center: Array | None = None
+        self, ids: Ints, w: Array, center: Array | None = None, part: Run = WHOLE
     ) -> tuple[Array, Array]:
-        """Return `cross` and `squared_norms`, in one pass where that is cheaper."""
-        if not self._in_rows or not len(ids):
-            return super().cross_and_norms(ids, w, center)
+        """Return `cross` and `squared_norms` of a run of columns, in one pass."""
+        X = self.X[:, part]
         A = self._around(ids, center)
-        middle = _arrays.zeros(self.shape[1], self.like) if center is None else center
-        C, squares, left = _native.products(A, w, self.X, n_threads(), middle)
-        norms = self._cleaned(squares, left, w, center)
-        return self._both_centred(C, A, ids, w, center), norms
+        own = None if center is None else center[part]
+        if self._in_rows and len(ids):
+            middle = _arrays.zeros(X.shape[1], self.like) if own is None else own
+            C, squares, left = _native.products(A, w, X, n_threads(), middle)
+            norms = self._cleaned(squares, left, w, own)
+        else:
+            C = (A * w[:, None]).T @ X
+            norms = Dense(X).squared_norms(w, own)
+        return self._both_centred(C, A, ids, w, center, part), norms
 
     def _around(self, ids: Ints, center: Array | None) -> Array:
         """Return a few columns, less their means where there are any."""
@@ -101,14 +105,20 @@ class Dense(Design):
         return A if center is None else A - take(center, ids)[None, :]
 
     def _both_centred(
-        self, C: Array, A: Array, ids: Ints, w: Array, center: Array | None
+        self,
+        C: Array,
+        A: Array,
+        ids: Ints,
+        w: Array,
+        center: Array | None,
+        part: Run,
     ) -> Array:
         """Centre the other side of products too."""
         if center is None:
             return C
         # one side centred is enough, but for rounding, which large means would blow up
-        C -= (w @ A)[:, None] * center[None, :]
-        return self._without_noise(C, ids, w, center)
+        C -= (w @ A)[:, None] * center[part][None, :]
+        return self._without_noise(C, w @ (A * A), w, take(center, ids))
 
     def gram(self, w: Array, center: Array | None = None) -> Array:
         """Return the products of all columns with all, (p, p)."""
@@ -119,7 +129,7 @@ class Dense(Design):
             G = (A * w[:, None]).T @ A
         if center is None:
             return G
-        return self._without_noise(G, np.arange(self.shape[1]), w, center)
+        return self._without_noise(G, namespace(G).linalg.diagonal(G), w, center)
 
     def squared_norms(self, w: Array, center: Array | None = None) -> Array:
         """Return the product of each column with itself, (p,)."""

@@ -4,7 +4,7 @@ from typing import Self
 
 from vitalfew._arrays import namespace, take
 from vitalfew.contracts import Array, Ints
-from vitalfew.designs._base import Design
+from vitalfew.designs._base import WHOLE, Design, Run
 
 
 class Scaled(Design):
@@ -72,14 +72,15 @@ class Scaled(Design):
         return self.design.dense() / self.scale[None, :]
 
     def cross_and_norms(
-        self, ids: Ints, w: Array, center: Array | None = None
+        self, ids: Ints, w: Array, center: Array | None = None, part: Run = WHOLE
     ) -> tuple[Array, Array]:
-        """Return `cross` and `squared_norms`, in one pass where that is cheaper."""
-        C, squares = self.design.cross_and_norms(ids, w, self._raw(center))
-        return self._divided(C, ids), squares / self.scale / self.scale
+        """Return `cross` and `squared_norms` of a run of columns, in one pass."""
+        C, squares = self.design.cross_and_norms(ids, w, self._raw(center), part)
+        scale = self.scale[part]
+        return self._divided(C, ids, scale), squares / scale / scale
 
-    def _divided(self, C: Array, ids: Ints) -> Array:
-        C /= self.scale[None, :]
+    def _divided(self, C: Array, ids: Ints, scale: Array) -> Array:
+        C /= scale[None, :]
         C /= take(self.scale, ids)[:, None]
         return C
 
@@ -88,7 +89,8 @@ class Scaled(Design):
 
     def cross(self, ids: Ints, w: Array, center: Array | None = None) -> Array:
         """Return the products of columns `ids` with all columns, (k, p)."""
-        return self._divided(self.design.cross(ids, w, self._raw(center)), ids)
+        C = self.design.cross(ids, w, self._raw(center))
+        return self._divided(C, ids, self.scale)
 
     def gram(self, w: Array, center: Array | None = None) -> Array:
         """Return the products of all columns with all, (p, p)."""

@@ -8,7 +8,7 @@ import scipy.sparse
 from vitalfew import _native
 from vitalfew._arrays import precision
 from vitalfew.contracts import Array, Ints
-from vitalfew.designs._base import Design
+from vitalfew.designs._base import WHOLE, Design, Run
 
 
 class Sparse(Design):
@@ -79,10 +79,29 @@ class Sparse(Design):
         C = _native.sparse_products(
             *_parts(A, X), w, X.indptr, X.indices, X.data, self.shape[1]
         )
+        return self._both_centred(C, ids, w, center, WHOLE)
+
+    def cross_and_norms(
+        self, ids: Ints, w: Array, center: Array | None = None, part: Run = WHOLE
+    ) -> tuple[Array, Array]:
+        """Return `cross` and `squared_norms` of a run of columns, in one pass."""
+        if part == WHOLE:
+            return self.cross(ids, w, center), self.squared_norms(w, center)
+        run = self._of(None, self.csc[:, part])
+        C = (self._scaled_rows(self.csc[:, ids], w).T @ run.csc).toarray(order="C")
+        norms = run.squared_norms(w, None if center is None else center[part])
+        return self._both_centred(C, ids, w, center, part), norms
+
+    def _both_centred(
+        self, C: Array, ids: Ints, w: Array, center: Array | None, part: Run
+    ) -> Array:
+        """Move products around zero to around the means."""
         if center is None:
             return C
-        C -= (center[ids] * w.sum())[:, None] * center[None, :]
-        return self._without_noise(C, ids, w, center)
+        means = center[ids]
+        C -= (means * w.sum())[:, None] * center[part][None, :]
+        squares = self.columns(ids).squared_norms(w, means)
+        return self._without_noise(C, squares, w, means)
 
     def _by_rows(self) -> Any:
         if self.csr is None:
@@ -96,7 +115,7 @@ class Sparse(Design):
         if center is None:
             return G
         G -= w.sum() * center[:, None] * center[None, :]
-        return self._without_noise(G, np.arange(self.shape[1]), w, center)
+        return self._without_noise(G, np.diagonal(G), w, center)
 
     def squared_norms(self, w: Array, center: Array | None = None) -> Array:
         """Return the product of each column with itself, (p,)."""

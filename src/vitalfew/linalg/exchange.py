@@ -19,16 +19,30 @@ from vitalfew._native._twins import single_gains
 from vitalfew.contracts import Array, Exchanges, Ints
 
 STRIP = 1 << 17  # numbers of a temporary: stays in cache
+RUN = 1 << 22  # numbers of the Hessian's rows held at once: 32 MB
+MOST = 1 << 27  # the same for groups that are no runs of columns: 1 GB
 
 
 class QuadraticModel(NamedTuple):
-    """A quadratic around a fit, as far as exchanges need it."""
+    """A quadratic around a fit, as far as exchanges need it.
 
-    rows: Array  # (K, p): the Hessian's rows on the support
+    `rows` may be a function that takes a run of columns and returns rows and curvature
+    there, so that no more than a run of them is ever in memory.
+    """
+
+    rows: Array | Callable[[slice], tuple[Array, Array]]
+    # (K, p): the Hessian's rows on the support
     gram: Array  # (K, K)
     z: Array  # (K, q)
     gradient: Array  # (p, q)
-    curvature: Array  # (p,): diagonal of the Hessian
+    curvature: Array | None  # (p,): diagonal of the Hessian; None with a function
+
+    def run(self, part: slice) -> tuple[Array, Array]:
+        """Return rows and curvature of a run of columns."""
+        if callable(self.rows):
+            return self.rows(part)
+        assert self.curvature is not None
+        return self.rows[:, part], self.curvature[part]
 
 
 def _inverse(G: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -53,9 +67,10 @@ class _OnHost(NamedTuple):
     curvature: NDArray[np.float64]
 
     @classmethod
-    def of(cls, model: QuadraticModel) -> "_OnHost":
-        C, G, z, gradient, curvature = (np.asarray(to_host(a)) for a in model)
-        return cls(C, _inverse(G), z, gradient, curvature)
+    def of(cls, model: QuadraticModel, P: NDArray[Any], part: slice) -> "_OnHost":
+        C, curvature = (np.asarray(to_host(a)) for a in model.run(part))
+        z, gradient = (np.asarray(to_host(a)) for a in (model.z, model.gradient))
+        return cls(C, P, z, gradient[part], curvature)
 
 
 class GroupModel(NamedTuple):
@@ -149,38 +164,55 @@ def single_exchanges(
     """
     if len(inside) == 0:
         return _nothing()
-    hosts = [_OnHost.of(model) for model in models]
-    k, p = hosts[0].C.shape
-    gain = np.empty(p)
-    out = np.empty(p, np.int64)
-    width = max(256, STRIP // max(k, 1))
-    for start in range(0, p, width):
-        part = slice(start, min(start + width, p))
-        may = None if allowed is None else np.ascontiguousarray(allowed[:, part])
-        if len(hosts) == 1:
-            gain[part], out[part] = _strip(hosts[0], part, may)
-            continue
-        total = sum(
-            single_gains(
-                h.C[:, part],
-                h.P @ h.C[:, part],
-                h.z,
-                np.diagonal(h.P),
-                h.gradient[part],
-                h.curvature[part],
-            )
-            for h in hosts
-        )
-        assert isinstance(total, np.ndarray)
-        if may is not None:
-            total[~may] = -np.inf
-        out[part] = np.argmax(total, axis=0)
-        gain[part] = np.take_along_axis(total, out[None, part], axis=0)[0]
+    inverses = [_inverse(np.asarray(to_host(model.gram))) for model in models]
+    k, p = len(models[0].gram), models[0].gradient.shape[0]
+    gain, out = np.empty(p), np.empty(p, np.int64)
+    run, width = _run(k), max(256, STRIP // max(k, 1))
+    for first in range(0, p, run):
+        here = slice(first, min(first + run, p))
+        hosts = [
+            _OnHost.of(model, P, here)
+            for model, P in zip(models, inverses, strict=True)
+        ]
+        for start in range(here.start, here.stop, width):
+            part = slice(start, min(start + width, here.stop))
+            may = None if allowed is None else np.ascontiguousarray(allowed[:, part])
+            local = slice(part.start - first, part.stop - first)
+            gain[part], out[part] = _strip(hosts, local, may)
     gain[inside] = -np.inf
     return best_of(gain, out, count)
 
 
+def _run(k: int) -> int:
+    """Columns whose rows of k numbers are held at once."""
+    return max(256, RUN // max(k, 1))
+
+
 def _strip(
+    hosts: Sequence[_OnHost], part: slice, may: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.float64], Ints]:
+    """Best partners for a strip of columns."""
+    if len(hosts) == 1:
+        return _one_model(hosts[0], part, may)
+    total = sum(
+        single_gains(
+            h.C[:, part],
+            h.P @ h.C[:, part],
+            h.z,
+            np.diagonal(h.P),
+            h.gradient[part],
+            h.curvature[part],
+        )
+        for h in hosts
+    )
+    assert isinstance(total, np.ndarray)
+    if may is not None:
+        total[~may] = -np.inf
+    out = np.argmax(total, axis=0)
+    return np.take_along_axis(total, out[None], axis=0)[0], out
+
+
+def _one_model(
     h: _OnHost, part: slice, may: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.float64], Ints]:
     C = np.ascontiguousarray(h.C[:, part])
@@ -203,7 +235,7 @@ def group_exchanges(
     blocks: Callable[[Ints], Array],
     count: int,
     allowed: NDArray[np.bool_] | None,
-) -> Exchanges:
+) -> Exchanges | None:
     """Best exchanges of groups of columns.
 
     Parameters
@@ -225,16 +257,51 @@ def group_exchanges(
 
     Returns
     -------
-    Exchanges
-        Distinct entering groups, each with its best partner, best first.
+    Exchanges or None
+        Distinct entering groups, each with its best partner, best first; None where the
+        Hessian's rows would not fit into memory.
     """
     if len(inside) == 0:
         return _nothing()
-    C, G, z, gradient, _ = (np.asarray(to_host(a)) for a in model)
-    groups = GroupModel(C, G, z, gradient, table, starts, to_host(blocks(table)))
-    gain, out = groups._best(_inverse(G), starts, allowed)
+    G, z, gradient = (
+        np.asarray(to_host(a)) for a in (model.gram, model.z, model.gradient)
+    )
+    P, p = _inverse(G), gradient.shape[0]
+    parts = _runs_of_groups(table, p, _run(len(G)))
+    if parts is None:
+        if len(G) * p > MOST:
+            return None
+        parts = [(slice(0, len(table)), slice(0, p))]
+    gain, out = np.empty(len(table)), np.empty(len(table), np.int64)
+    for some, part in parts:
+        C, _ = model.run(part)
+        local = np.where(table[some] >= 0, table[some] - part.start, -1)
+        B = to_host(blocks(table[some]))
+        may = None if allowed is None else allowed[:, some]
+        groups = GroupModel(
+            np.asarray(to_host(C)), G, z, gradient[part], local, starts, B
+        )
+        gain[some], out[some] = groups._best(P, starts, may)
     gain[inside] = -np.inf
     return best_of(gain, out, count)
+
+
+def _runs_of_groups(
+    table: Ints, p: int, width: int
+) -> list[tuple[slice, slice]] | None:
+    """Runs of groups that own runs of columns, or None if groups own others."""
+    if p <= width:
+        return None  # one run is all
+    sizes = np.sum(table >= 0, axis=1)
+    if not np.array_equal(table[table >= 0], np.arange(p)):
+        return None
+    ends, parts, first = np.cumsum(sizes), [], 0
+    while first < len(table):
+        begin = int(ends[first] - sizes[first])
+        last = max(int(np.searchsorted(ends, begin + width, "right")), first + 1)
+        parts.append((slice(first, last), slice(begin, int(ends[last - 1]))))
+        first = last
+    return parts
 
 
 def best_of(gain: NDArray[np.float64], out: Ints, count: int) -> Exchanges:

@@ -11,25 +11,33 @@ from vitalfew.objectives._base import BaseObjective
 from vitalfew.objectives._data import DataObjective
 from vitalfew.objectives._glm import GLM, PointwiseGLM
 from vitalfew.objectives.cox import Cox
+from vitalfew.objectives.gamma import Gamma
 from vitalfew.objectives.huber import Huber
 from vitalfew.objectives.least_squares import LeastSquares
 from vitalfew.objectives.logistic import Logistic
 from vitalfew.objectives.multinomial import Multinomial
+from vitalfew.objectives.ordinal import Ordinal
 from vitalfew.objectives.poisson import Poisson
 from vitalfew.objectives.quadratic import Quadratic
+from vitalfew.objectives.quantile import Quantile
 from vitalfew.objectives.smooth import Smooth
+from vitalfew.objectives.squared_hinge import SquaredHinge
 
 __all__ = [
     "GLM",
     "BaseObjective",
     "Cox",
     "DataObjective",
+    "Gamma",
     "Huber",
     "LeastSquares",
     "Logistic",
     "Multinomial",
+    "Ordinal",
     "PointwiseGLM",
     "Poisson",
     "Quadratic",
+    "Quantile",
     "Smooth",
+    "SquaredHinge",
 ]

@@ -142,6 +142,11 @@ class DataObjective(BaseObjective):
         other.ridge = self.ridge.plus(weights)
         return other
 
+    def convexity(self, span: Any) -> float:
+        """Return a mu such that ``f - mu/2 |x|^2`` is convex on a span: the ridge."""
+        del span
+        return self.l2
+
     def _prepare(self) -> None:
         """Compute what depends on the rows; called again by `rows`."""
         self.center = self.design.rmatvec(self.w) if self._shift_free else None

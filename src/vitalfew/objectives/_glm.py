@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vitalfew._arrays import columns, namespace, precision, solve_posdef, take, zeros
+from vitalfew._arrays import namespace, precision, solve_posdef, take, zeros
 from vitalfew.contracts import Array, Exchanges, Fit, Ints
 from vitalfew.designs import Design
 from vitalfew.linalg import QuadraticModel
@@ -79,11 +79,11 @@ class GLM(DataObjective):
         return A.gram(c, center)
 
     def _cross_and_norms(
-        self, ids: Ints, eta: Array, c: Array, center: Array | None
+        self, ids: Ints, eta: Array, c: Array, center: Array | None, part: slice
     ) -> tuple[Array, Array]:
-        """Hessian of a few columns against all, (k, p), and its diagonal, (p,)."""
+        """Hessian of a few columns against a run of all, and its diagonal there."""
         del eta
-        return self.design.cross_and_norms(ids, c, center)
+        return self.design.cross_and_norms(ids, c, center, part)
 
     def _norms(self, eta: Array, c: Array, center: Array | None) -> Array:
         """Diagonal of the Hessian, (p,)."""
@@ -228,13 +228,19 @@ class GLM(DataObjective):
         if ids is None or len(ids) == 0:
             return None
         eta, c, center = self._curved_at(fit)
-        C, norms = self._cross_and_norms(ids, eta, c, center)
+        A = self.design.columns(ids)
+        middle = None if center is None else take(center, ids)
+
+        def run(part: slice) -> tuple[Array, Array]:
+            C, norms = self._cross_and_norms(ids, eta, c, center, part)
+            return C, norms + self.ridge.of_run(part)
+
         model = QuadraticModel(
-            C,
-            self.ridge.added_to(columns(C, ids), ids),
+            run,
+            self.ridge.added_to(self._gram(A, eta, c, middle), ids),
             fit.z[:, None],
             fit.gradient[:, None],
-            norms + self.ridge.at(),
+            None,
         )
 
         def blocks(table: Ints) -> Array:

@@ -39,6 +39,10 @@ class Ridge:
             return self.l2
         return self.l2 + (self.extra if ids is None else rows(self.extra, ids))
 
+    def of_run(self, part: slice) -> Any:
+        """Ridge of a run of rows of `x`."""
+        return self.l2 if self.extra is None else self.l2 + self.extra[part]
+
     def value(self, x: Array, ids: Ints | None = None) -> float:
         """Return the ridge of rows `ids` that hold `x`."""
         if not self:

@@ -200,10 +200,11 @@ class Cox(GLM):
         return D.T @ curved
 
     def _cross_and_norms(
-        self, ids: Ints, eta: Array, c: Array, center: Array | None
+        self, ids: Ints, eta: Array, c: Array, center: Array | None, part: slice
     ) -> tuple[Array, Array]:
         _, curved = self._curved(eta, c, self.design.columns(ids))
-        return self._backward(curved).T, self._norms(eta, c, center)
+        C, norms = self._backward(curved).T, self._norms(eta, c, center)
+        return C[:, part], norms[part]
 
     def _middle(self, c: Array) -> Array:
         return self.design.rmatvec(c) / float(namespace(c).sum(c))

@@ -101,6 +101,10 @@ class LeastSquares(DataObjective):
     def _weighted(self, r: Array) -> Array:
         return r * (self.w if r.ndim == 1 else self.w[:, None])
 
+    def _rooted(self, r: Array) -> Array:
+        root = self.w**0.5
+        return r * (root if r.ndim == 1 else root[:, None])
+
     def _half_square(self, r: Array) -> float:
         xp = namespace(r)
         return 0.5 * float(xp.sum(self._weighted(r) * r))
@@ -126,14 +130,20 @@ class LeastSquares(DataObjective):
         if ids is None:
             return super().at(span, z)
         x = self._as_rows(z)
-        center = None if self.center is None else take(self.center, ids)
-        r = self._residual(self.design.columns(ids).matvec(x), x, center)
-        value = self._half_square(r) + self.ridge.value(x, ids)
+        known = self.grams.combine(ids, x)
+        if known is not None:  # times the root of the weights, as are the columns held
+            known = known - self._rooted(self.residual0)
+            value = 0.5 * float(namespace(known).sum(known * known))
+            weighted = self._rooted(known)
+        else:
+            center = None if self.center is None else take(self.center, ids)
+            r = self._residual(self.design.columns(ids).matvec(x), x, center)
+            value, weighted = self._half_square(r), self._weighted(r)
 
         def gradient(fit: Fit) -> Array:
-            return self._backward(self._weighted(r)) + self.ridge.times(fit.x)
+            return self._backward(weighted) + self.ridge.times(fit.x)
 
-        return self._fit(span, z, value, gradient)
+        return self._fit(span, z, value + self.ridge.value(x, ids), gradient)
 
     def _fit(self, span: Any, z: Array, value: float, gradient: Any) -> Fit:
         intercept = None
@@ -184,6 +194,13 @@ class LeastSquares(DataObjective):
         z = self._solve(A.gram(self.w, center), rows(self.correlation, ids), ids)
         return self.at(span, namespace(z).reshape(z, (-1,)))
 
+    def _gram(self, ids: Ints) -> Array:
+        """Products among some columns, (k, k), from what is remembered."""
+        slots = self.cross_rows.get(ids) if self.cross_rows.has(ids) else None
+        return (
+            self.grams.get(ids) if slots is None else self.cross_rows.gram(slots, ids)
+        )
+
     def curvature(self, fit: Fit) -> Array:
         """Diagonal of the Hessian, of the shape of `x`; the same everywhere."""
         norms = self.cross_rows.squared_norms()
@@ -194,8 +211,7 @@ class LeastSquares(DataObjective):
     def hessian(self, fit: Fit, span: Any) -> Array:
         """Hessian over the coordinates of a span, (m, m); the same everywhere."""
         ids, places = self._entries(span)
-        slots = self.cross_rows.get(ids) if self.cross_rows.has(ids) else None
-        G = self.grams.get(ids) if slots is None else self.cross_rows.gram(slots, ids)
+        G = self._gram(ids)
         if len(self.shape) == 1:
             return self._arranged(self.ridge.added_to(G, ids), places)
         q = self.shape[1]
@@ -215,9 +231,7 @@ class LeastSquares(DataObjective):
         ids, _ = self._entries(span)
         if not 0 < len(ids) <= min(MOST_EIGENVALUES, self.n_samples):
             return self.l2
-        slots = self.cross_rows.get(ids) if self.cross_rows.has(ids) else None
-        G = self.grams.get(ids) if slots is None else self.cross_rows.gram(slots, ids)
-        return self.l2 + least_eigenvalue(G)
+        return self.l2 + least_eigenvalue(self._gram(ids))
 
     def _blocks(self, table: Ints) -> Array:
         key = (table.shape, table.tobytes())
@@ -228,17 +242,24 @@ class LeastSquares(DataObjective):
     def swap_gains(self, structure: Any, fit: Fit, count: int) -> Exchanges | None:
         """Exact decrease by every exchange of two atoms; the `count` best entrants."""
         ids = self._row_ids(fit.support)
-        slots = None if ids is None else self.cross_rows.get(ids)
-        if ids is None or slots is None or len(ids) == 0 or self.ridge.varies:
+        if ids is None or len(ids) == 0 or self.ridge.varies:
             return None
-        C = rows(self.cross_rows.rows, slots)
-        xp = namespace(C)
+        slots, xp = self.cross_rows.get(ids), namespace(self.like)
+
+        def run(part: slice) -> tuple[Array, Array]:
+            if slots is None:  # too many to be remembered
+                C, norms = self.design.cross_and_norms(ids, self.w, self.center, part)
+            else:
+                C = rows(self.cross_rows.rows[:, part], slots)
+                norms = self.cross_rows.squared_norms()[part]
+            return C, norms + self.ridge.of_run(part)
+
         model = QuadraticModel(
-            C,
-            self.ridge.added_to(columns(C, ids), ids),
+            run,
+            self.ridge.added_to(self._gram(ids), ids),
             xp.reshape(fit.z, (len(ids), -1)),
             xp.reshape(fit.gradient, (self.shape[0], -1)),
-            self.cross_rows.squared_norms() + self.ridge.at(),
+            None,
         )
         return exchanges_of(structure, fit, [model], self._blocks, count)
 

@@ -1,13 +1,13 @@
 """Logistic regression."""
 
-import numpy as np
+from vitalfew._arrays import namespace
+from vitalfew.contracts import Array
+from vitalfew.objectives._classes import TwoClasses
+from vitalfew.objectives._glm import SEPARATED_BELOW
+from vitalfew.objectives._sigmoid import sigmoid
 
-from vitalfew._arrays import namespace, to_host
-from vitalfew.contracts import Array, Ints
-from vitalfew.objectives._glm import SEPARATED_BELOW, PointwiseGLM
 
-
-class Logistic(PointwiseGLM):
+class Logistic(TwoClasses):
     """Weighted mean of ``log(1 + exp(e_i)) - y_i e_i``, ``e = X x + b``, plus a ridge.
 
     Parameters
@@ -30,34 +30,16 @@ class Logistic(PointwiseGLM):
     exact gain of the quadratic at the fit, one product of k columns with X.
     """
 
-    def _check_target(self) -> None:
-        values = np.unique(to_host(self.y))
-        if not np.all(np.isin(values, (0.0, 1.0))):
-            raise ValueError(f"y must hold 0 and 1 only, got {values[:5].tolist()}")
-        weighted = np.unique(to_host(self.y)[to_host(self.w) > 0])
-        if len(weighted) < 2:
-            raise ValueError(f"y must hold both classes, got only {weighted.tolist()}")
-
-    @property
-    def strata(self) -> Ints | None:
-        """Classes that folds should hold in equal shares."""
-        return to_host(self.y).astype(np.int64)
-
     def losses(self, eta: Array) -> Array:
         """Loss of each row at predictors `eta`, (n,)."""
         xp = namespace(eta)
         return xp.logaddexp(xp.zeros_like(eta), (1 - 2 * self.y) * eta)
 
-    def _mean(self, eta: Array) -> Array:
-        xp = namespace(eta)
-        small = xp.exp(-xp.abs(eta))
-        return xp.where(eta >= 0, 1 / (1 + small), small / (1 + small))
-
     def slopes(self, eta: Array) -> Array:
         """First derivative of each loss, (n,)."""
         # as a tail of the sign, so that it stays exact where the fit is almost perfect
         sign = 1 - 2 * self.y
-        return sign * self._mean(sign * eta)
+        return sign * sigmoid(sign * eta)
 
     def curves(self, eta: Array) -> Array:
         """Second derivative of each loss, (n,)."""

@@ -18,6 +18,7 @@ from vitalfew._arrays import (
 )
 from vitalfew.contracts import Array, Exchanges, Fit, Ints
 from vitalfew.linalg import QuadraticModel
+from vitalfew.objectives._classes import count_classes
 from vitalfew.objectives._data import DataObjective
 from vitalfew.objectives._exchanges import exchanges_of
 from vitalfew.objectives._glm import MOST_NEWTON_STEPS, SEPARATED_BELOW
@@ -64,20 +65,7 @@ class Multinomial(DataObjective):
         super().__init__(
             X, y, sample_weight=sample_weight, l2=l2, fit_intercept=fit_intercept
         )
-        labels = to_host(self.y)
-        if labels.ndim != 1:
-            raise ValueError(f"y must have shape (n,), got {labels.shape}")
-        if np.any(labels != np.round(labels)) or labels.min() < 0:
-            raise ValueError("y must hold classes 0 to C - 1 as integers")
-        self.n_classes = int(labels.max()) + 1
-        counts = np.bincount(
-            labels.astype(np.int64)[to_host(self.w) > 0], minlength=self.n_classes
-        )
-        if self.n_classes < 2 or counts.min() == 0:
-            raise ValueError(
-                f"y must hold at least two classes, all of 0 to {self.n_classes - 1}; "
-                f"class {int(counts.argmin())} has {int(counts.min())} rows"
-            )
+        self.n_classes = count_classes(self.y, self.w)
         self.shape = (self.design.shape[1], self.n_classes)
         with np.errstate(invalid="ignore"):  # of infinities, which are looked for next
             self._prepare()

@@ -12,6 +12,7 @@ from vitalfew._arrays import (
     as_array,
     eye,
     is_array_api_obj,
+    least_eigenvalue,
     namespace,
     put,
     rows,
@@ -149,6 +150,11 @@ class Quadratic(BaseObjective):
         if self.extra is None:
             return G
         return G + take(self.extra, ids)[:, None] * eye(len(ids), G)
+
+    def convexity(self, span: Any) -> float:
+        """Return a mu such that ``f - mu/2 |x|^2`` is convex: an eigenvalue of H."""
+        del span
+        return least_eigenvalue(self.H)
 
     def with_ridge(self, weights: Array) -> Self:
         """Return this objective plus ``sum_i weights_i x_i^2 / 2``.
