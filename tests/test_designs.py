@@ -10,7 +10,7 @@ from vitalfew.designs import CrossRows, Dense, Scaled, Sparse, as_design
 
 SCALE = np.array([0.5, 2.0, 1.0, 3.0, 0.1])
 KINDS = [f"{kind} {name}" for kind in ("dense", "scaled") for name in BACKENDS]
-KINDS += ["CSR", "CSC", "COO", "duplicates", "scaled CSR"]
+KINDS += ["CSR", "CSC", "COO", "duplicates", "scaled CSR", "Fortran", "view", "rows"]
 
 
 def with_duplicates(X):
@@ -37,7 +37,11 @@ def design(request, X):
         return Scaled(as_design(backend.array(X * SCALE)), backend.array(SCALE))
     if kind == "scaled":
         return Scaled(as_design(scipy.sparse.csr_array(X * SCALE)), SCALE)
+    if kind == "rows":
+        return Sparse(scipy.sparse.csr_array(X), by_columns=False)
     make = {
+        "Fortran": np.asfortranarray,
+        "view": lambda X: np.hstack((X, X))[:, :5],
         "CSR": scipy.sparse.csr_array,
         "CSC": scipy.sparse.csc_array,
         "COO": scipy.sparse.coo_matrix,
@@ -89,6 +93,10 @@ def test_second_moments(design, X, rng, centred):
     close(design.gram(weights, given), G)
     close(design.cross(ids, weights, given), G[ids])
     close(design.squared_norms(weights, given), np.diag(G))
+    for run in (slice(None), slice(1, 4), slice(2, 3)):
+        C, norms = design.cross_and_norms(ids, weights, given, run)
+        close(C, G[ids][:, run])
+        close(norms, np.diag(G)[run])
     part = None if given is None else as_array(center[ids], design.like)
     close(design.columns(ids).gram(weights, part), G[np.ix_(ids, ids)])
     table = np.array([[0, 3], [4, -1], [2, 1]])

@@ -10,6 +10,8 @@ from vitalfew._arrays import precision
 from vitalfew.contracts import Array, Ints
 from vitalfew.designs._base import WHOLE, Design, Run
 
+CHUNK = 1 << 20  # stored numbers of a temporary
+
 
 class Sparse(Design):
     """A SciPy sparse matrix, kept by rows and by columns.
@@ -17,7 +19,10 @@ class Sparse(Design):
     Parameters
     ----------
     X : sparse matrix or array of shape (n, p)
-        Finite floating-point numbers. Memory: twice its nonzeros.
+        Finite floating-point numbers.
+    by_columns : bool, default=True
+        Whether to keep it by columns as well as by rows: twice the memory of its
+        nonzeros, where taking columns then needs no pass over all of them.
 
     Notes
     -----
@@ -26,12 +31,12 @@ class Sparse(Design):
     deviation is better centred, or kept in a dense design.
     """
 
-    def __init__(self, X: Any) -> None:
+    def __init__(self, X: Any, *, by_columns: bool = True) -> None:
         self.csr = scipy.sparse.csr_array(X)
         if not self.csr.has_canonical_format:  # entries given twice stand for their sum
             X = self.csr = self.csr.copy()
             X.sum_duplicates()
-        self.csc = scipy.sparse.csc_array(X)
+        self.csc = scipy.sparse.csc_array(X) if by_columns else None
         self.shape, self.like = self.csr.shape, np.zeros(0, self.csr.dtype)
 
     @property
@@ -46,26 +51,35 @@ class Sparse(Design):
         new.shape, new.like = csc.shape, np.zeros(0, csc.dtype)
         return new
 
+    def _few(self, ids: Any) -> Any:
+        """Return some of the columns, by columns."""
+        return (
+            self.csc[:, ids]
+            if self.csc is not None
+            else scipy.sparse.csc_array(self.csr[:, ids])
+        )
+
     def matvec(self, w: Array) -> Array:
         """Return ``X w``."""
         return (self.csc if self.csr is None else self.csr) @ w
 
     def rmatvec(self, r: Array) -> Array:
         """Return ``X^T r``."""
-        return self.csc.T @ r  # a column at a time: no scatter
+        # a column at a time needs no scatter
+        return (self.csr if self.csc is None else self.csc).T @ r
 
     def columns(self, ids: Ints) -> "Sparse":
         """Return some of the columns, as a design."""
-        return self._of(None, self.csc[:, ids])
+        return self._of(None, self._few(ids))
 
     def rows(self, ids: Ints) -> "Sparse":
         """Return some of the rows, as a design."""
         rows = self.csc[ids, :] if self.csr is None else self.csr[ids, :]
-        return Sparse(rows)
+        return Sparse(rows, by_columns=self.csc is not None)
 
     def dense(self) -> Array:
         """Return all numbers as one (n, p) array."""
-        return self.csc.toarray()
+        return (self.csr if self.csc is None else self.csc).toarray()
 
     def _scaled_rows(self, A: Any, w: Array) -> Any:
         """``diag(w) A`` for a matrix by columns."""
@@ -75,7 +89,7 @@ class Sparse(Design):
 
     def cross(self, ids: Ints, w: Array, center: Array | None = None) -> Array:
         """Return the products of columns `ids` with all columns, (k, p)."""
-        A, X = self.csc[:, ids], self._by_rows()
+        A, X = self._few(ids), self._by_rows()
         C = _native.sparse_products(
             *_parts(A, X), w, X.indptr, X.indices, X.data, self.shape[1]
         )
@@ -87,8 +101,8 @@ class Sparse(Design):
         """Return `cross` and `squared_norms` of a run of columns, in one pass."""
         if part == WHOLE:
             return self.cross(ids, w, center), self.squared_norms(w, center)
-        run = self._of(None, self.csc[:, part])
-        C = (self._scaled_rows(self.csc[:, ids], w).T @ run.csc).toarray(order="C")
+        run = self._of(None, self._few(part))
+        C = (self._scaled_rows(self._few(ids), w).T @ run.csc).toarray(order="C")
         norms = run.squared_norms(w, None if center is None else center[part])
         return self._both_centred(C, ids, w, center, part), norms
 
@@ -119,32 +133,68 @@ class Sparse(Design):
 
     def squared_norms(self, w: Array, center: Array | None = None) -> Array:
         """Return the product of each column with itself, (p,)."""
-        indices, indptr = self.csc.indices, self.csc.indptr
-        stored = np.diff(indptr)
-        data = self.csc.data
-        if center is not None:
-            data = data - np.repeat(center, stored)
-
-        def weigh(values: Array) -> Array:
-            by_column = (values, indices, indptr)
-            return scipy.sparse.csc_array(by_column, shape=self.shape).T @ w
-
-        norms = weigh(data * data)
+        if self.csc is None:
+            squares, kept, stored = self._sums_by_rows(w, center)
+        else:
+            squares, kept, stored = self._sums_by_columns(w, center)
         if center is not None:
             # zeros lie `center` away; a full column has none, whatever rounding says
-            gap = np.maximum(w.sum() - weigh(np.ones_like(data)), 0.0)
-            norms += np.where(stored < self.shape[0], gap, 0.0) * center * center
-            norms[self._constant(norms, w, center)] = 0.0
-        return norms
+            gap = np.maximum(w.sum() - kept, 0.0)
+            squares += np.where(stored < self.shape[0], gap, 0.0) * center * center
+            squares[self._constant(squares, w, center)] = 0.0
+        return squares
+
+    def _sums_by_columns(
+        self, w: Array, center: Array | None
+    ) -> tuple[Array, Array, Array]:
+        """Weighted squares of the stored numbers, their weights and their count."""
+        X, p = self.csc, self.shape[1]
+        stored = np.diff(X.indptr)
+        squares, kept = np.empty(p, w.dtype), np.empty(p, w.dtype)
+        width = max(1, CHUNK * p // max(X.nnz, 1))
+        for first in range(0, p, width):
+            some = slice(first, min(first + width, p))
+            starts = X.indptr[first : some.stop + 1]
+            entries = slice(starts[0], starts[-1])
+            data = X.data[entries]
+            if center is not None:
+                data = data - np.repeat(center[some], stored[some])
+            index = (X.indices[entries], starts - starts[0])
+            shape = (self.shape[0], some.stop - first)
+            part = scipy.sparse.csc_array((data * data, *index), shape=shape)
+            squares[some] = part.T @ w
+            if center is not None:
+                ones = scipy.sparse.csc_array((np.ones_like(data), *index), shape=shape)
+                kept[some] = ones.T @ w
+        return squares, kept, stored
+
+    def _sums_by_rows(
+        self, w: Array, center: Array | None
+    ) -> tuple[Array, Array, Array]:
+        """Do the same where X is kept by rows alone."""
+        n, p = self.shape
+        squares, kept = np.zeros(p, w.dtype), np.zeros(p, w.dtype)
+        stored = np.zeros(p, np.int64)
+        height = max(1, CHUNK * n // max(self.csr.nnz, 1))
+        for first in range(0, n, height):
+            part = self.csr[first : first + height]
+            at, data = part.indices, part.data
+            each = np.repeat(w[first : first + height], np.diff(part.indptr))
+            if center is not None:
+                data = data - center[at]
+                kept += np.bincount(at, each, p)
+                stored += np.bincount(at, minlength=p)
+            squares += np.bincount(at, each * data * data, p)
+        return squares, kept, stored
 
     def block_grams(self, table: Ints, w: Array, center: Array | None = None) -> Array:
         """Return products within groups of columns: (N, m, m) for a (N, m) table."""
         N, m = table.shape
         out = np.empty((N, m, m), self.like.dtype)
         for i in range(m):
-            A = self._scaled_rows(self.csc[:, table[:, i]], w)
+            A = self._scaled_rows(self._few(table[:, i]), w)
             for j in range(i, m):
-                out[:, i, j] = A.multiply(self.csc[:, table[:, j]]).sum(axis=0)
+                out[:, i, j] = A.multiply(self._few(table[:, j])).sum(axis=0)
                 out[:, j, i] = out[:, i, j]
         if center is None:
             return out
