@@ -1,5 +1,6 @@
 """The front door: pairing, the loop, limits, checkpoints, and the best point so far."""
 
+import itertools
 import json
 import math
 import time
@@ -16,6 +17,8 @@ from vitalfew._threads import one_thread_if_small
 from vitalfew._validation import check_count, check_nonnegative, check_rng
 from vitalfew.contracts import (
     Fit,
+    HasBlocks,
+    HasCurvature,
     HasRows,
     HasSwapGains,
     Objective,
@@ -27,7 +30,7 @@ from vitalfew.contracts import (
 from vitalfew.exceptions import IncompatibleError
 from vitalfew.solution import Solution, Status
 from vitalfew.solvers.omp import grow
-from vitalfew.supports import Coordinates, Whole
+from vitalfew.supports import Coordinates, Point, Whole
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 ROWS_PER_COLUMN = 20  # from here on OMP fetches all products in a few passes
@@ -36,7 +39,7 @@ ROWS_PER_COLUMN = 20  # from here on OMP fetches all products in a few passes
 def solve(
     objective: Any,
     structure: Any,
-    solver: Solver[Any] | None = None,
+    solver: Solver[Any] | str | None = None,
     *,
     start: Any = None,
     max_iter: int | None = None,
@@ -54,10 +57,12 @@ def solve(
     structure : Structure or Penalty
         What is allowed (`vitalfew.structures`) or what costs extra
         (`vitalfew.penalties`).
-    solver : Solver, optional
+    solver : Solver or "best", optional
         One of `vitalfew.solvers`. By default `GraSP` and then `LocalSearch`, or
         `LocalSearch` alone where there are many more rows than columns; for a penalty
-        `ProximalGradient`.
+        `CoordinateDescent` where it fits and `ProximalGradient` elsewhere. "best" runs
+        `LocalSearch` from `GraSP`, from `IHT` and from nothing, which is `OMP`, and
+        keeps the lowest: two to three times the time.
     start : Fit, Solution or Solver, optional
         Where to begin; a solver is run first. The empty support by default.
     max_iter : int, optional
@@ -97,17 +102,8 @@ def solve(
     >>> solve(LeastSquares(X, y), Cardinality(2)).support
     array([3, 7])
     """
+    check_problem(objective, structure)
     penalised = _is_penalty(structure)
-    if not follows(objective, Objective):
-        raise IncompatibleError(
-            f"objective must be one of vitalfew.objectives or follow "
-            f"vitalfew.contracts.Objective, got {type(objective).__name__}"
-        )
-    if not penalised and not follows(structure, Structure):
-        raise IncompatibleError(
-            f"structure must be one of vitalfew.structures or vitalfew.penalties, "
-            f"got {type(structure).__name__}"
-        )
     if max_iter is None:
         max_iter = 10_000 if penalised else 1_000 + 4 * math.prod(objective.shape)
     check_count("max_iter", max_iter, 0)
@@ -117,26 +113,115 @@ def solve(
         structure = structure.on(objective.shape)
     if solver is None:
         solver, start = _default(objective, structure, start)
-    stages = [solver]
-    if isinstance(start, Solver):
-        stages, start = [start, solver], None
-    for stage in stages:
+    if isinstance(solver, str) and solver == "best" and not penalised:
+        chains = _portfolio(objective, structure, start)
+    else:
+        chains = [[start, solver] if isinstance(start, Solver) else [solver]]
+    start = None if isinstance(start, Solver) else start
+    for stage in itertools.chain.from_iterable(chains):
         check_pairing(stage, objective, structure)
     run = _Run(
-        objective, structure, stages, max_iter, max_seconds, callback, checkpoint, rng
+        objective, structure, chains, max_iter, max_seconds, callback, checkpoint, rng
     )
     with one_thread_if_small(objective):
         run.begin(start)
         return run.to_the_end()
 
 
+def check_problem(objective: Any, structure: Any) -> None:
+    """Raise `IncompatibleError` unless the two are what `solve` takes.
+
+    Parameters
+    ----------
+    objective : Objective
+        What to minimise.
+    structure : Structure or Penalty
+        On what.
+    """
+    if not follows(objective, Objective):
+        raise IncompatibleError(
+            f"objective must be one of vitalfew.objectives or follow "
+            f"vitalfew.contracts.Objective, got {type(objective).__name__}"
+        )
+    if not _is_penalty(structure) and not follows(structure, Structure):
+        raise IncompatibleError(
+            f"structure must be one of vitalfew.structures or vitalfew.penalties, "
+            f"got {type(structure).__name__}"
+        )
+
+
+def solve_on(
+    objective: Any,
+    penalty: Any,
+    solver: Solver[Any],
+    fit: Fit,
+    max_seconds: float | None = None,
+) -> Solution:
+    """Go on with a penalty from a fit of this very objective, not evaluated again.
+
+    Parameters
+    ----------
+    objective : Objective
+        What to minimise.
+    penalty : Penalty
+        What costs extra.
+    solver : Solver
+        One that fits the two.
+    fit : Fit
+        Where to begin; its value and gradient are taken as they are.
+    max_seconds : float, optional
+        As in `solve`.
+
+    Returns
+    -------
+    Solution
+        As from `solve`.
+    """
+    run = _Run(objective, penalty, [[solver]], 10_000, max_seconds, None, None, None)
+    with one_thread_if_small(objective):
+        run.begin(_over(Whole(tuple(objective.shape)), fit), known=True)
+        return run.to_the_end()
+
+
+def _over(span: Any, fit: Fit) -> Fit:
+    """Return the same point as one of another span that holds it."""
+    return Point(
+        span,
+        span.restrict(fit.x),
+        fit.value,
+        lambda _: fit.gradient,
+        fit.intercept,
+        fit.status,
+    )
+
+
 def _is_penalty(structure: Any) -> bool:
     return follows(structure, Penalty) and not follows(structure, Structure)
 
 
+def default_for(objective: Any, penalty: Any) -> Solver[Any]:
+    """Return the solver a penalty gets by default.
+
+    Parameters
+    ----------
+    objective : Objective
+        What to minimise.
+    penalty : Penalty
+        What costs extra.
+
+    Returns
+    -------
+    Solver
+        `CoordinateDescent` where it fits, else `ProximalGradient`.
+    """
+    if follows(objective, HasCurvature) and follows(penalty, HasBlocks):
+        return solvers.CoordinateDescent()
+    return solvers.ProximalGradient()
+
+
 def _default(objective: Any, structure: Any, start: Any) -> tuple[Solver[Any], Any]:
     if _is_penalty(structure):
-        return solvers.ProximalGradient(), start
+        return default_for(objective, structure), start
     if follows(objective, HasRows):
         few_rows = objective.n_samples < ROWS_PER_COLUMN * objective.shape[0]
     else:
@@ -144,6 +229,22 @@ def _default(objective: Any, structure: Any, start: Any) -> tuple[Solver[Any], A
     if start is None and few_rows:
         start = solvers.GraSP()
     return solvers.LocalSearch(), start
+
+
+def _portfolio(objective: Any, structure: Any, start: Any) -> list[list[Any]]:
+    """Chains of solvers that fail on different problems, those that fit this one."""
+    first = [start] if isinstance(start, Solver) else []
+    chains = [
+        [*first, solvers.LocalSearch()],
+        [solvers.GraSP(), solvers.LocalSearch()],
+        [solvers.IHT(), solvers.LocalSearch()],
+    ]
+    fitting = [
+        chain
+        for chain in chains
+        if not any(_mismatch(s, objective, structure) for s in chain)
+    ]
+    return fitting or chains
 
 
 def check_pairing(solver: Solver[Any], objective: Any, structure: Any) -> None:
@@ -161,7 +262,7 @@ def check_pairing(solver: Solver[Any], objective: Any, structure: Any) -> None:
     if not isinstance(solver, Solver):
         raise IncompatibleError(
             "solver must be an instance of a class in vitalfew.solvers, as in "
-            f"{solvers.__all__[0]}(), got {solver!r}"
+            f'{solvers.__all__[0]}(), or "best" for a structure, got {solver!r}'
         )
     problem = _mismatch(solver, objective, structure)
     if problem is None:
@@ -186,20 +287,26 @@ def _mismatch(solver: Solver[Any], objective: Any, structure: Any) -> str | None
 
 
 class _Run:
-    """One call of `solve`: stages one after the other under common limits."""
+    """One call of `solve`: stages one after the other under common limits.
+
+    The stages are those of one chain after the other; each chain begins where the first
+    began, and the best of their answers is the answer.
+    """
 
     def __init__(
         self,
         objective: Any,
         structure: Any,
-        stages: list[Solver[Any]],
+        chains: list[list[Solver[Any]]],
         max_iter: int,
         max_seconds: float | None,
         callback: Callable[[int, Fit], Any] | None,
         checkpoint: str | Path | None,
         rng: Any,
     ) -> None:
-        self.objective, self.structure, self.stages = objective, structure, stages
+        self.objective, self.structure, self.chains = objective, structure, chains
+        self.stages = list(itertools.chain.from_iterable(chains))
+        self.first_stages = set(itertools.accumulate(map(len, chains)))
         self.max_iter, self.max_seconds, self.callback = max_iter, max_seconds, callback
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.rng = check_rng(rng)
@@ -209,24 +316,28 @@ class _Run:
         self.history: list[float] = []
         self.best: Any = None  # a Fit from the start on
         self.best_value = math.inf
+        self.champion: Any = None  # the best of the chains that are over
         self.state: Any = None
 
     # -- the start ---------------------------------------------------------------------
 
-    def begin(self, start: Any) -> None:
-        """Make the first state: from the checkpoint, the start given, or nothing."""
+    def begin(self, start: Any, known: bool = False) -> None:
+        """Make the first state: from the checkpoint, the start given, or nothing.
+
+        `known` says that the start is a fit of this very objective.
+        """
         if self.checkpoint is not None:
             self.mark = _checkpoint.fingerprint(
                 self.objective, self.structure, self.stages
             )
             if self.checkpoint.exists():
-                self._resume()
+                self._resume(start)
                 return
             if not self.checkpoint.parent.is_dir():
                 raise ValueError(
                     f"checkpoint must lie in an existing folder, got {self.checkpoint}"
                 )
-        fit = self._start_fit(start)
+        self.begin_at = fit = start if known else self._start_fit(start)
         self.state = self.stages[0].init(self.objective, self.structure, fit, self.rng)
         self._note(self.stages[0].point(self.state))
         if not math.isfinite(self.history[0]):
@@ -282,27 +393,58 @@ class _Run:
                 last = self.stage + 1 == len(self.stages)
                 if last or status is not Status.CONVERGED or self.best is None:
                     break
-                solver = self.stages[self.stage + 1]
-                state = solver.init(self.objective, self.structure, self.best, self.rng)
-                self.state, self.stage = state, self.stage + 1
+                self._next_stage()
+            self._crown()
             self._store()
             fit, status = self._polished(status)
         except KeyboardInterrupt:
             status = Status.INTERRUPTED
+            self._crown()
             self._store()
             fit = self.best
         if self.penalised:
             fit = self._nonzero_part(fit)
+        lower = self.stages[self.stage].lower_bound(self.state)
         return Solution(
             x=fit.x,
             value=self._total(fit),
             status=status,
             n_iter=self.n_iter,
             seconds=time.perf_counter() - self.begun,
-            solver=", then ".join(describe(s) for s in self.stages),
+            solver=self._description(),
             fit=fit,
             history=self.history,
+            lower_bound=None if lower is None else min(lower, self._total(fit)),
         )
+
+    def _next_stage(self) -> None:
+        """Go on from the best so far, or begin another chain where it all began."""
+        begin = self.best
+        if self.stage + 1 in self.first_stages:
+            begin, champion = self.begin_at, self.champion
+            if champion is None or self._rank(self.best) < self._rank(champion):
+                self.champion = self.best
+            self.best, self.best_value = None, math.inf
+        solver = self.stages[self.stage + 1]
+        self.state = solver.init(self.objective, self.structure, begin, self.rng)
+        self.stage += 1
+        if self.best is None:
+            self._note(solver.point(self.state))
+
+    def _crown(self) -> None:
+        """Let the best of all chains be the answer."""
+        champion = self.champion
+        if champion is None:
+            return
+        if self.best is None or self._rank(champion) < self._rank(self.best):
+            self.best, self.best_value = champion, self._total(champion)
+
+    def _rank(self, fit: Fit) -> float:
+        return self._total(fit) if self._allowed(fit) else math.inf
+
+    def _description(self) -> str:
+        chains = [", then ".join(map(describe, chain)) for chain in self.chains]
+        return chains[0] if len(chains) == 1 else "the best of " + "; ".join(chains)
 
     def _one_stage(self, solver: Solver[Any]) -> Status:
         while True:
@@ -367,8 +509,7 @@ class _Run:
         ids = np.flatnonzero(to_host(fit.x).ravel())
         ones = np.ones(len(ids), np.int64)
         support = Coordinates(ids, ids, ones, tuple(self.objective.shape))
-        kept: Fit = self.objective.at(support, support.restrict(fit.x))
-        return kept
+        return _over(support, fit)
 
     # -- checkpoints -------------------------------------------------------------------
 
@@ -383,22 +524,25 @@ class _Run:
             # some generators keep arrays in their state
             "rng": json.dumps(self.rng.bit_generator.state, default=np.ndarray.tolist),
         }
-        _checkpoint.save(self.checkpoint, self.mark, (self.state, self.best), extra)
+        kept = (self.state, self.best, self.champion)
+        _checkpoint.save(self.checkpoint, self.mark, kept, extra)
 
-    def _resume(self) -> None:
+    def _resume(self, start: Any) -> None:
         assert self.checkpoint is not None
         extra, rebuild = _checkpoint.load(self.checkpoint, self.mark)
-        begun = self._start_fit(None)
+        self.begin_at = begun = self._start_fit(start)
         try:
             self.stage, self.n_iter = int(extra["stage"]), int(extra["n_iter"])
             self.history = [float.fromhex(v) for v in extra["history"]]
             solver = self.stages[self.stage]
             template = solver.init(self.objective, self.structure, begun, self.rng)
             self.rng.bit_generator.state = json.loads(extra["rng"])
-            known = (template, begun)
-            self.state, best = rebuild(known, self.objective, self.structure)
-            if best is not None and not self._allowed(best):
-                raise ValueError("the point is not feasible")
+            known = (template, begun, None)
+            kept = rebuild(known, self.objective, self.structure)
+            self.state, best, self.champion = kept
+            for fit in (best, self.champion):
+                if fit is not None and not self._allowed(fit):
+                    raise ValueError("the point is not feasible")
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise ValueError(
                 f"checkpoint {str(self.checkpoint)!r} is damaged; remove it to start "

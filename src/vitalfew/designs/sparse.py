@@ -32,11 +32,11 @@ class Sparse(Design):
     """
 
     def __init__(self, X: Any, *, by_columns: bool = True) -> None:
-        self.csr = scipy.sparse.csr_array(X)
+        self.csr: Any = scipy.sparse.csr_array(X)
         if not self.csr.has_canonical_format:  # entries given twice stand for their sum
             X = self.csr = self.csr.copy()
             X.sum_duplicates()
-        self.csc = scipy.sparse.csc_array(X) if by_columns else None
+        self.csc: Any = scipy.sparse.csc_array(X) if by_columns else None
         self.shape, self.like = self.csr.shape, np.zeros(0, self.csr.dtype)
 
     @property
