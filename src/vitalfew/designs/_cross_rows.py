@@ -6,6 +6,8 @@ from vitalfew._arrays import columns, itemsize, put, rows, zeros
 from vitalfew.contracts import Array, Ints
 from vitalfew.designs._base import Design
 
+TILE = 8  # columns that the compiled product takes at a time
+
 
 class CrossRows:
     """Rows ``x_j^T W X`` for the columns wanted so far, each computed once.
@@ -68,10 +70,10 @@ class CrossRows:
             if self.used + len(missing) > self.capacity:
                 return None
             if likely is not None:
-                # tiles of eight columns: one more than a multiple costs eight
                 extra = likely[: max(0, self.design.prefetch - len(missing))]
                 extra = extra[(self._slots[extra] < 0) & ~np.isin(extra, missing)]
                 room = self.capacity - self.used - len(missing)
+                room = min(room, _whole_tiles(len(missing), len(extra)))
                 missing = np.concatenate((missing, extra[:room]))
             self._fetch(missing)
             slots = self._slots[ids]
@@ -104,3 +106,10 @@ class CrossRows:
             # one product with zeros beats a gather of long rows
             return self.rows.T @ put(self.used, slots, z)
         return rows(self._rows, slots).T @ z
+
+
+def _whole_tiles(wanted: int, likely: int) -> int:
+    """How many likely columns to fetch: one past a multiple of eight costs eight."""
+    total = wanted + likely
+    whole = total - total % TILE
+    return likely if whole <= wanted else whole - wanted
