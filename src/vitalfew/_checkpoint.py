@@ -27,6 +27,7 @@ HASHED = (
     "labels",
     "costs",
     "weights",
+    "lambdas",
     "lower",
     "upper",
     "B",
@@ -37,10 +38,13 @@ HASHED = (
 def fingerprint(objective: Any, structure: Any, solvers: Any) -> str:
     """Return a hash of what is solved: classes, settings, shapes, targets, weights."""
     digest = hashlib.sha256()
-    for part in (objective, structure, *solvers):
+    owners = [objective, structure]
+    if hasattr(structure, "structure"):
+        owners.append(structure.structure)  # of one that wraps another
+    for part in (*owners, *solvers):
         digest.update(type(part).__name__.encode())
     digest.update(repr(tuple(solvers)).encode())
-    for owner in (objective, structure):
+    for owner in owners:
         for name in sorted(vars(owner)):
             value = vars(owner)[name]
             if name.startswith("_") or callable(value):

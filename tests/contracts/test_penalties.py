@@ -10,7 +10,21 @@ from vitalfew._arrays import to_host
 from vitalfew.contracts import Penalty, Structure, follows
 from vitalfew.exceptions import IncompatibleError
 from vitalfew.objectives import LeastSquares
-from vitalfew.penalties import L1, GroupL2
+from vitalfew.penalties import (
+    L1,
+    MCP,
+    SCAD,
+    SLOPE,
+    Box,
+    ElasticNet,
+    GroupL2,
+    GroupSLOPE,
+    L1Ball,
+    LogSum,
+    Lq,
+    Simplex,
+    SparseGroup,
+)
 from vitalfew.solution import Status
 from vitalfew.structures import Cardinality
 
@@ -18,10 +32,39 @@ LABELS = [0, 1, 0, 2, 1, 1]
 CASES = {
     "L1": L1(0.05),
     "L1, none": L1(0.0),
+    "L1, weights": L1(0.05, weights=[1.0, 0.0, 2.0, 0.5, 1.0, 3.0]),
+    "ElasticNet": ElasticNet(0.05),
+    "ElasticNet, ridge": ElasticNet(0.05, l1_ratio=0.0),
+    "ElasticNet, weights": ElasticNet(0.1, 0.7, weights=[1, 0, 2, 0.5, 1, 3]),
     "GroupL2": GroupL2(LABELS, 0.03),
     "GroupL2, weights": GroupL2(LABELS, 0.05, weights=[1.0, 0.2, 3.0]),
+    "GroupL2, one free": GroupL2(LABELS, 0.05, weights=[1.0, 0.0, 3.0]),
+    "SparseGroup": SparseGroup(LABELS, 0.04),
+    "SparseGroup, one free": SparseGroup(LABELS, 0.05, 0.3, weights=[1.0, 0.0, 2.0]),
+    "SparseGroup, groups": SparseGroup(LABELS, 0.04, 0.0),
+    "SparseGroup, lasso": SparseGroup(LABELS, 0.04, 1.0),
+    "L1Ball": L1Ball(0.8),
+    "Simplex": Simplex(),
+    "Simplex, total": Simplex(0.4),
+    "Box": Box(-0.2, 0.3),
+    "Box, not negative": Box(lower=0.0),
+    "SLOPE": SLOPE(0.03),
+    "SLOPE, none": SLOPE(0.0),
+    "GroupSLOPE": GroupSLOPE(LABELS, 0.02),
+    "GroupSLOPE, equal weights": GroupSLOPE(LABELS, 0.05, [3, 1, 0], weights=[1, 1, 1]),
+    "MCP": MCP(0.05),
+    "MCP, hard": MCP(0.2, 0.3, weights=[1, 0, 2, 0.5, 1, 3]),
+    "SCAD": SCAD(0.05),
+    "SCAD, hard": SCAD(0.2, 2.1, weights=[1, 0, 2, 0.5, 1, 3]),
+    "Lq, half": Lq(0.02),
+    "Lq, two thirds": Lq(0.02, 2 / 3, weights=[1, 0, 2, 0.5, 1, 3]),
+    "Lq, another": Lq(0.02, 0.3),
+    "LogSum": LogSum(0.02, 0.1, weights=[1, 0, 2, 0.5, 1, 3]),
+    "LogSum, nearly the lasso": LogSum(1.0, 20.0),
 }
-CONVEX = list(CASES)
+# cost nothing inside a set and too much outside: nothing to search by values
+INDICATORS = (L1Ball, Simplex, Box)
+NOT_CONVEX = (MCP, SCAD, Lq, LogSum)
 
 
 def test_every_exported_penalty_is_tested():
@@ -67,6 +110,8 @@ def test_prox_is_optimal(penalty, shape, rng):
 
 
 def test_prox_is_what_scipy_finds(penalty, rng):
+    if isinstance(penalty, INDICATORS):
+        pytest.skip("Powell needs finite values; see tests/reference")
     x = rng.standard_normal(6)
     u = penalty.prox(x, 0.7)
     found = min(
@@ -81,9 +126,10 @@ def test_prox_is_what_scipy_finds(penalty, rng):
         ),
         key=lambda answer: answer.fun,
     )
-    # a line search along coordinates; strong convexity turns 1e-12 into 1e-6
     assert moreau(penalty, x, u, 0.7) <= found.fun + 1e-12
-    np.testing.assert_allclose(u, found.x, atol=1e-3)
+    if not isinstance(penalty, NOT_CONVEX):  # of these Powell finds a local minimum
+        # a line search along coordinates; strong convexity turns 1e-12 into 1e-6
+        np.testing.assert_allclose(u, found.x, atol=1e-3)
 
 
 def test_prox_and_value_on_every_backend(penalty, shape, backend, dtype, rng):
@@ -109,11 +155,15 @@ def test_distance_is_zero_where_prox_stays(penalty, shape, rng):
         u = penalty.prox(x, step)
         at_rest = penalty.subdifferential_distance(u, -(x - u) / step)
         assert at_rest == pytest.approx(0, abs=1e-12)
-        moved = penalty.subdifferential_distance(u, -(x - u) / step + 5.0)
-        assert moved > 1
+        # an indicator may forbid to go there; to Lq all slopes at zero are one
+        if not isinstance(penalty, (*INDICATORS, Lq)):
+            moved = penalty.subdifferential_distance(u, -(x - u) / step + 5.0)
+            assert moved > 1
 
 
 def test_zero_is_its_own_prox_and_has_no_value(penalty, shape):
+    if isinstance(penalty, Simplex):
+        pytest.skip("zero is not in it")
     zero = np.zeros(shape)
     assert penalty.value(zero) == 0
     np.testing.assert_array_equal(penalty.prox(zero, 1.0), zero)
@@ -136,6 +186,8 @@ def test_the_optimality_condition_holds(penalty, name, rng):
 
 
 def test_nothing_is_lower(penalty, rng):
+    if isinstance(penalty, NOT_CONVEX):
+        pytest.skip("a stationary point is all that is promised")
     table = make_table(DATA_PROBLEMS["LeastSquares"], rng)
     f = LeastSquares(table.X, table.targets["y"], fit_intercept=True)
     solution = solve(f, penalty)
@@ -149,10 +201,14 @@ def test_nothing_is_lower(penalty, rng):
 def test_penalised_runs_on_every_backend(penalty, backend, dtype, rng):
     table = make_table(DATA_PROBLEMS["Logistic"], rng)
     build = DATA_PROBLEMS["Logistic"].build
-    exact = solve(build(table.X, table.targets, fit_intercept=True), penalty)
-    f = build(backend.array(table.X, dtype), table.targets, fit_intercept=True)
     solver = solvers.ProximalGradient(tol=1e-8 if dtype == "float64" else 1e-4)
+    f = build(backend.array(table.X, dtype), table.targets, fit_intercept=True)
     solution = solve(f, penalty, solver)
+    # rounding may lead to another of several stationary points: go on from there
+    several = isinstance(penalty, NOT_CONVEX) and dtype == "float32"
+    start = solution if several else None
+    exact = build(table.X, table.targets, fit_intercept=True)
+    exact = solve(exact, penalty, solver, start=start)
     assert type(solution.x) is type(f.like)
     assert solution.status is Status.CONVERGED
     rough = 1e-9 if dtype == "float64" else 1e-3
@@ -206,10 +262,37 @@ BAD = {
     "group negative": (lambda: GroupL2([0, 1], -1.0), "alpha.*-1"),
     "gap": (lambda: GroupL2([0, 2], 1.0), "group 1 is empty"),
     "weights": (lambda: GroupL2([0, 1], 1.0, weights=[1.0]), "weights.*2 groups"),
-    "zero weight": (lambda: GroupL2([0, 1], 1.0, weights=[1.0, 0.0]), "weights"),
+    "negative weight": (lambda: GroupL2([0, 1], 1.0, weights=[1.0, -1.0]), "weights"),
+    "L1 weights": (lambda: L1(1.0, weights=[1.0, -1.0]), "weights.*-1.*row of x 1"),
+    "text weights": (lambda: L1(1.0, weights=["a"]), "weights.*'a'"),
+    "weights of wrong length": (
+        lambda: solve(LeastSquares(np.eye(3), np.ones(3)), L1(0.1, weights=[1.0])),
+        "weights.*3.*1",
+    ),
+    "ratio": (lambda: ElasticNet(1.0, 1.5), "l1_ratio.*1.5"),
+    "ratio of groups": (lambda: SparseGroup([0, 1], 1.0, -0.5), "l1_ratio.*-0.5"),
     "NaN weight": (lambda: GroupL2([0, 1], 1.0, weights=[1.0, np.nan]), "weights"),
     "infinite weight": (lambda: GroupL2([0, 1], 1.0, weights=[1.0, np.inf]), "weights"),
     "matrix of labels": (lambda: GroupL2([[0, 1], [1, 0]], 1.0), "labels"),
+    "MCP alpha": (lambda: MCP(-1.0), "alpha.*-1"),
+    "gamma": (lambda: MCP(1.0, 0.0), "gamma.*positive.*0"),
+    "MCP weights": (lambda: MCP(1.0, weights=[np.nan]), "weights.*nan"),
+    "a": (lambda: SCAD(1.0, 2.0), "a must.*above 2.*2.0"),
+    "power": (lambda: Lq(1.0, 1.0), "q must lie between 0 and 1, got 1.0"),
+    "epsilon": (lambda: LogSum(1.0, 0.0), "epsilon.*positive.*0"),
+    "rate": (lambda: SLOPE(1.0, q=1.5), "q must lie between 0 and 1, got 1.5"),
+    "rising": (lambda: SLOPE(1.0, [1.0, 2.0]), "lambdas.*nonincreasing"),
+    "negative lambdas": (lambda: SLOPE(1.0, [1.0, -2.0]), "lambdas.*not negative"),
+    "no lambdas": (lambda: SLOPE(1.0, []), "lambdas must be a sequence"),
+    "lambdas of wrong length": (
+        lambda: SLOPE(1.0, [1.0]).prox(np.ones(3), 1.0),
+        "lambdas.*3 entries.*1",
+    ),
+    "lambdas of groups": (lambda: GroupSLOPE([0, 1], 1.0, [1.0]), "lambdas.*2 gr.*1"),
+    "zero group weight": (
+        lambda: GroupSLOPE([0, 1], 1.0, weights=[1.0, 0.0]),
+        "weights must be positive",
+    ),
     "labels of wrong length": (
         lambda: solve(LeastSquares(np.eye(3), np.ones(3)), GroupL2([0, 1], 0.1)),
         "labels.*3.*2",
