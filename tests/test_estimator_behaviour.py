@@ -61,6 +61,14 @@ def test_units_of_the_columns_do_not_matter(diabetes):
         np.testing.assert_allclose(plain.coef_, scaled.coef_ * scale, rtol=1e-5)
 
 
+def test_positive_coefficients_are_the_best_positive_ones(diabetes):
+    X, y = diabetes
+    free, model = (SparseRegressor(4, positive=p).fit(X, y) for p in (False, True))
+    assert free.coef_.min() < 0 <= model.coef_.min()
+    own = LinearRegression(positive=True).fit(X[:, model.support_], y)
+    np.testing.assert_allclose(model.coef_[model.support_], own.coef_, rtol=1e-6)
+
+
 def test_groups_are_taken_whole(diabetes):
     X, y = diabetes
     groups = np.array([0, 1, 2, 0, 1, 2, 3, 3, 3, 3])
@@ -312,3 +320,65 @@ def test_constant_duplicate_and_huge_columns_are_harmless(diabetes):
     assert np.isfinite(model.coef_).all()
     assert 0 not in model.support_
     np.testing.assert_allclose(model.predict(awkward), plain.predict(X), rtol=1e-4)
+
+
+def ordered_labels(seed=0, n=300):
+    """Labels in the order of a predictor; ascending text would be in another."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, 12))
+    grade = np.digitize(X[:, 3] * 2 - X[:, 7] + rng.logistic(size=n), [-2.0, 0.0, 3.0])
+    return X, np.array(["poor", "fair", "good", "best"])[grade], grade
+
+
+def test_ordered_classes():
+    X, y, grade = ordered_labels()
+    names = ["poor", "fair", "good", "best"]
+    model = SparseClassifier(2, ordered=["worst", *names]).fit(X, y)
+    assert model.classes_.tolist() == names
+    assert model.support_.tolist() == [3, 7]
+    assert model.coef_.shape == (1, 12)
+    assert model.coef_[0, 3] > 0 > model.coef_[0, 7]
+    assert np.all(np.diff(model.intercept_) > 0)
+    chance = model.predict_proba(X)
+    np.testing.assert_allclose(chance.sum(axis=1), 1)
+    # from the definition of proportional odds
+    below = 1 / (1 + np.exp(X @ model.coef_[0] - model.intercept_[:, None]))
+    np.testing.assert_allclose(np.cumsum(chance, axis=1)[:, :3], below.T, atol=1e-12)
+    np.testing.assert_array_equal(
+        model.predict(X), np.array(names)[chance.argmax(axis=1)]
+    )
+    same = SparseClassifier(2, ordered=True).fit(X, grade)
+    np.testing.assert_allclose(same.coef_, model.coef_)
+    back = SparseClassifier(2, ordered=names[::-1]).fit(X, y)
+    np.testing.assert_allclose(back.coef_, -model.coef_, atol=1e-6)
+    np.testing.assert_allclose(
+        pickle.loads(pickle.dumps(model)).predict_proba(X), chance
+    )
+
+
+def test_ordered_classes_predict_better_than_unordered_ones():
+    X, _, grade = ordered_labels(1, 120)
+    fresh, _, truth = ordered_labels(2, 2000)
+
+    def loss(model):
+        chance = model.fit(X, grade).predict_proba(fresh)
+        return -np.mean(np.log(chance[np.arange(2000), truth]))
+
+    assert loss(SparseClassifier(2, ordered=True)) < loss(SparseClassifier(2))
+
+
+def test_orders_that_do_not_fit_and_two_classes():
+    X, y, grade = ordered_labels()
+    for ordered, words in (
+        (["poor", "fair"], "best is missing"),
+        (["poor", "fair", "good", "best", "poor"], "twice"),
+        ("poor", "missing"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            SparseClassifier(2, ordered=ordered).fit(X, y)
+    two = np.where(grade > 1, "yes", "no")
+    given = SparseClassifier(2, ordered=["yes", "no"]).fit(X, two)
+    plain = SparseClassifier(2).fit(X, two)
+    np.testing.assert_allclose(given.coef_, -plain.coef_, atol=1e-6)
+    assert given.classes_.tolist() == ["yes", "no"]
+    np.testing.assert_array_equal(given.predict(X), plain.predict(X))

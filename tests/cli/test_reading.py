@@ -343,3 +343,31 @@ def test_many_columns(put, rng):
     # about 6 s on a quiet machine
     assert time.perf_counter() - begun < 60
     assert table.columns.numbers.shape == (4, 75_000)
+
+
+def test_an_ordered_dictionary_keeps_its_order(tmp_path):
+    """In several chunks whose dictionaries differ, with labels that never occur."""
+    chunks = [
+        pa.DictionaryArray.from_arrays(
+            pa.array(codes, pa.int8()), pa.array(labels), ordered=True
+        )
+        for codes, labels in (
+            ([0, 1, None, 1], ["low ", "mid", "never", "top"]),
+            ([3, 0, 1, 3], ["low ", "mid", "never", "top"]),
+        )
+    ]
+    column = pa.chunked_array(chunks)
+    plain = column.cast(pa.string())
+    numbers = pa.DictionaryArray.from_arrays([0, 1, 1, 0] * 2, [7, 3], ordered=True)
+    path = tmp_path / "t.parquet"
+    table = pa.table({"a": column, "b": plain, "c": numbers})
+    pq.write_table(table, path)
+    columns = read_table(path).columns
+    a, b = columns.column("a"), columns.column("b")
+    assert (a.ordered, b.ordered) == (True, False)
+    assert a.levels == ("low", "mid", "top")
+    assert a.codes.tolist() == [0, 1, -1, 1, 2, 0, 1, 2]
+    np.testing.assert_array_equal(a.codes, b.codes)
+    assert columns.column("c").tolist() == [7, 3, 3, 7] * 2
+    kept = columns.take(np.array([0, 5, 7])).column("a")
+    assert (kept.ordered, kept.levels) == (True, ("low", "top"))

@@ -245,12 +245,111 @@ def test_survival(tmp_path):
     assert record.results["intercept"] is None
 
 
-def test_ordered_labels_are_numbers_and_it_says_so(tmp_path):
+def test_a_few_whole_numbers_are_numbers_and_it_says_so(tmp_path):
     columns = patients()
-    columns["y"] = np.clip(np.round(columns["y"]), 3, 8).astype(int).tolist()
-    record = study(write_csv(tmp_path / "o.csv", columns), "--target", "y")
+    columns["y"] = np.clip(np.round(columns["y"]), 4, 7).astype(int).tolist()
+    path = write_csv(tmp_path / "o.csv", columns)
+    record = study(path, "--target", "y")
     assert record.data["task"] == "regression"
-    assert any("no ordinal loss yet" in note for note in record.data["notes"])
+    assert any("--task ordered" in note for note in record.data["notes"])
+    record = study(path, "--target", "y", "--task", "ordered")
+    assert record.data["task"] == "ordered"
+    assert record.data["classes"] == ["4", "5", "6", "7"]
+
+
+LABELS = ["poor", "fair", "good", "very, very good"]  # ascending would be f, g, p, v
+
+
+def graded(n=160):
+    """The patients with four ordered labels that age, sex and dose decide."""
+    columns = patients(n)
+    y = np.array(columns["y"])
+    grade = np.digitize(y, np.quantile(y, [0.2, 0.5, 0.8]))
+    columns["y"] = [LABELS[g] for g in grade]
+    return columns
+
+
+def check_graded(record):
+    assert record.data["task"] == "ordered"
+    assert record.data["classes"] == LABELS
+    assert record.settings["loss"] == "Ordinal"
+    assert {"dose", "age"} <= set(chosen(record))
+    effects = {entry["column"]: entry["effect"] for entry in record.results["chosen"]}
+    assert effects["dose"] < 0 < effects["age"]
+    assert np.all(np.diff(record.results["intercept"]) > 0)
+    metrics = record.results["errors"][0]["metrics"]
+    assert list(metrics) == ["log loss", "accuracy", "classes off", "weighted kappa"]
+    assert error(record, "chosen columns") < 0.8 * error(record, "no columns")
+    # without columns every class has its share
+    shares = np.array([0.2, 0.3, 0.3, 0.2])
+    entropy = -np.sum(shares * np.log(shares))
+    assert error(record, "no columns") == pytest.approx(entropy, abs=0.02)
+    assert error(record, "all columns") < error(record, "no columns")
+    assert metrics["weighted kappa"]["mean"] > 0.6
+    assert 0 < metrics["classes off"]["mean"] < 0.6
+
+
+def test_labels_in_a_given_order(tmp_path):
+    path = write_csv(tmp_path / "o.csv", graded())
+    order = 'poor,fair, good ,"very, very good"'
+    record = study(path, "--target", "y", "--order", order)
+    check_graded(record)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "ordered classes" in page
+    assert "the lowest first" in page
+    quick = ("--resamples", "0", "--n-nonzero", "2", "--out", tmp_path / "again")
+    result = run("select", path, "--target", "y", "--order", order, *quick)
+    assert "ordered classes" in " ".join(result.stdout.split())
+    message, hint = fails("select", path, "--target", "y", "--task", "ordered")
+    assert "no known order" in message
+    assert "--order low,medium,high" in hint
+
+
+def test_an_ordered_dictionary_of_parquet(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = graded()
+    codes = pa.array([LABELS.index(v) + 1 for v in columns["y"]], pa.int8())
+    labels = pa.array(["never", *LABELS])
+    table = pa.table(columns)
+    at = table.column_names.index("y")
+    for ordered in (True, False):
+        y = pa.DictionaryArray.from_arrays(codes, labels, ordered=ordered)
+        path = tmp_path / "o.parquet"
+        parquet.write_table(table.set_column(at, "y", y), path)
+        if ordered:
+            check_graded(study(path, "--target", "y"))
+        else:
+            record = study(path, "--target", "y", "--n-nonzero", "2")
+            assert record.data["task"] == "multiclass"
+
+
+def test_orders_that_do_not_fit(tmp_path):
+    path = write_csv(tmp_path / "o.csv", graded())
+    for order, words in {
+        "poor,fair,good": "does not name 'very, very good'",
+        "poor": "at least two",
+        "poor,fair,poor": "names 'poor' twice",
+        "": "at least two",
+    }.items():
+        message, _ = fails("select", path, "--target", "y", "--order", order)
+        assert words in message
+    asked = ("--target", "y", "--order", "poor,fair", "--task", "binary")
+    assert "--task ordered" in fails("select", path, *asked)[0]
+    asked = ("--time", "age", "--event", "sex", "--order", "poor,fair")
+    assert "--order" in fails("select", path, *asked)[0]
+
+
+def test_two_ordered_labels_are_a_binary_target(tmp_path):
+    columns = graded()
+    columns["y"] = ["low" if v in LABELS[:2] else "high" for v in columns["y"]]
+    path = write_csv(tmp_path / "b.csv", columns)
+    record = study(path, "--target", "y", "--order", "low,high,higher")
+    assert record.data["task"] == "binary"
+    assert record.data["classes"] == ["low", "high"]
+    assert any("no row has a y of higher" in note for note in record.data["notes"])
+    effects = {entry["column"]: entry["effect"] for entry in record.results["chosen"]}
+    assert effects["dose"] < 0
 
 
 def test_no_column_helps(tmp_path, rng):

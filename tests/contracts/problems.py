@@ -59,11 +59,21 @@ def _counts(rng, X):
     return {"y": y}
 
 
+def _positive(rng, X):
+    return {"y": rng.gamma(4.0, np.exp(np.clip(0.5 * signal(X), -2, 2)))}
+
+
 def _classes(rng, X):
     noise = rng.gumbel(size=(len(X), 3))
     noise[:, 0] += signal(X)
     y = noise.argmax(axis=1)
     y[:3] = 0, 1, 2
+    return {"y": y.astype(float)}
+
+
+def _ordered(rng, X):
+    y = np.digitize(signal(X) + rng.logistic(size=len(X)), [-1.0, 0.5, 2.0])
+    y[:4] = 0, 1, 2, 3
     return {"y": y.astype(float)}
 
 
@@ -84,7 +94,16 @@ DATA_PROBLEMS = {
     "Logistic": DataProblem(objectives.Logistic, _binary),
     "Poisson": DataProblem(objectives.Poisson, _counts),
     "Huber": DataProblem(objectives.Huber, _heavy, {"delta": 0.7}),
+    "SquaredHinge": DataProblem(objectives.SquaredHinge, _binary),
+    "Gamma": DataProblem(objectives.Gamma, _positive),
+    "Quantile": DataProblem(
+        objectives.Quantile, _heavy, {"quantile": 0.7, "bandwidth": 0.4}
+    ),
     "Multinomial": DataProblem(objectives.Multinomial, _classes),
+    "Ordinal": DataProblem(objectives.Ordinal, _ordered, has_intercept=False),
+    "Ordinal, not parallel": DataProblem(
+        objectives.Ordinal, _ordered, {"parallel": False}, has_intercept=False
+    ),
     # Efron's ties count events one by one, so a weight of two is not two tied events
     "Cox, Efron": DataProblem(
         objectives.Cox,

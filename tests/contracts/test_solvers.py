@@ -11,7 +11,8 @@ from tests.contracts.brute_force import optimum
 from tests.contracts.problems import DATA_PROBLEMS, make_table
 from vitalfew import solve, solvers
 from vitalfew._arrays import to_host
-from vitalfew.contracts import Penalty, Solver
+from vitalfew.contracts import Penalty, Solver, follows
+from vitalfew.exceptions import IncompatibleError
 from vitalfew.objectives import LeastSquares, Multinomial, Quadratic, Smooth
 from vitalfew.solution import Status
 from vitalfew.structures import Cardinality, Groups, Rows
@@ -197,6 +198,11 @@ def test_a_function_of_the_users(solver, rng):
         f.shape,
         gradient=lambda x: f.value_and_gradient(x)[1],
     )
+    lacking = [n.__name__ for n in solver.needs if not follows(smooth, n)]
+    if {"HasRidge", "HasCurvature"} & set(lacking):
+        with pytest.raises(IncompatibleError, match="which Smooth lacks"):
+            solve(smooth, Cardinality(3), solver)
+        return
     solution = solve(smooth, Cardinality(3), solver)
     # L-BFGS leaves a gap of some eps in f
     assert solution.value >= optimum(f, Cardinality(3).on(f.shape)) - 1e-12

@@ -20,6 +20,7 @@ UNITS = {
     "regression": "change of {target}",
     "binary": "change of the log-odds of {last}",
     "multiclass": "change of the log-odds of a class",
+    "ordered": "change of the log-odds of a higher one of the ordered classes",
     "count": "change of the logarithm of {target}",
     "survival": "change of the logarithm of the hazard",
 }

@@ -243,8 +243,10 @@ def _convert(name: str, column: Any) -> tuple[str, Any]:
     """Return the kind and the values of one column."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-        kind = column.type
+        found, values = _convert(name, column.cast(kind.value_type))
+        if found == "category" and kind.ordered:
+            values = _in_order(values, column)
+        return found, values
     if str(kind) == "string_view":  # older versions do not know it
         column = column.cast(pa.large_string())
         kind = column.type
@@ -307,6 +309,18 @@ def _from_text(name: str, column: Any) -> tuple[str, Any]:
             f"correct these cells or leave them empty, or use {dropping([name])}",
         )
     return "category", levels
+
+
+def _in_order(coded: Coded, column: Any) -> Coded:
+    """Give levels the order that the dictionary of their column has."""
+    given = column.unify_dictionaries().chunk(0).dictionary.to_pylist()
+    place: dict[str, int] = {}
+    for value in given:
+        place.setdefault(str(value).strip(), len(place))
+    known = [place.get(level, len(place)) for level in coded.levels]
+    order = sorted(range(len(known)), key=known.__getitem__)
+    rank = np.append(np.argsort(order), -1).astype(np.int32)
+    return Coded(rank[coded.codes], tuple(coded.levels[i] for i in order), True)
 
 
 def _coded(column: Any) -> Coded:

@@ -1,5 +1,6 @@
 """``vitalfew select``: from a table to the few columns that predict the target."""
 
+import csv
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
@@ -51,8 +52,18 @@ def select(
     ] = "cv",
     task: Annotated[
         str,
-        typer.Option(help="regression, binary, multiclass, count or survival."),
+        typer.Option(
+            help="regression, binary, multiclass, ordered, count or survival."
+        ),
     ] = "auto",
+    order: Annotated[
+        str | None,
+        typer.Option(
+            help="Labels of an ordered target, the lowest first.",
+            metavar="A,B,...",
+            show_default=False,
+        ),
+    ] = None,
     solver: Annotated[
         str, typer.Option(help="One of `vitalfew solvers`, or auto.")
     ] = "auto",
@@ -94,6 +105,7 @@ def select(
         time=time,
         event=event,
         task=_task(task),
+        order=_order(order, task, target),
         groups=groups,
         split_by=split_by,
         drop=tuple(drop or ()),
@@ -113,6 +125,7 @@ class _Asked:
     time: str | None
     event: str | None
     task: str
+    order: list[str] | None
     groups: Path | None
     split_by: str | None
     drop: tuple[str, ...]
@@ -130,6 +143,27 @@ def _task(name: str) -> str:
             f"it is auto or one of {', '.join(TASKS)}",
         )
     return name
+
+
+def _order(text: str | None, task: str, target: str | None) -> list[str] | None:
+    """Split the labels of `--order`; quotes hold commas together."""
+    from vitalfew.study._hints import data_error
+
+    if text is None:
+        return None
+    if task not in ("auto", "ordered") or target is None:
+        raise data_error(
+            "--order gives the order of a target's labels, which asks for --target and "
+            "--task ordered",
+            "leave --order out, or use `--task ordered`",
+        )
+    labels = [label.strip() for label in next(csv.reader([text]), [])]
+    if len(labels) < 2:
+        raise data_error(
+            f"--order {text}: it must name at least two labels",
+            "as in `--order low,medium,high`",
+        )
+    return labels
 
 
 def _settings(
@@ -245,6 +279,7 @@ def _prepared(asked: _Asked, table: Any) -> Any:
         time=asked.time,
         event=asked.event,
         task=asked.task,
+        order=asked.order,
         split_by=asked.split_by,
         groups=None if asked.groups is None else read_groups(asked.groups),
     )

@@ -13,11 +13,12 @@ from sklearn.utils.validation import (
 
 from vitalfew.contracts import Array
 from vitalfew.estimators._base import AUTO_L2, SparseEstimator, distinct_rows
-from vitalfew.objectives import Logistic, Multinomial
+from vitalfew.objectives import Logistic, Multinomial, Ordinal
+from vitalfew.objectives.ordinal import log_shares
 
 
 class SparseClassifier(ClassifierMixin, SparseEstimator):
-    """Logistic or multinomial regression on at most `n_nonzero` columns.
+    """Logistic, multinomial or ordinal regression on at most `n_nonzero` columns.
 
     Parameters are those of `SparseRegressor`, without `loss` and `delta`. With
     more than two classes a column is used for all classes or for none.
@@ -43,18 +44,27 @@ class SparseClassifier(ClassifierMixin, SparseEstimator):
     standardize : bool, default=True
         Bring columns to unit standard deviation before choosing.
     fit_intercept : bool, default=True
-        Fit an intercept, which is neither counted nor penalised.
+        Fit an intercept, which is neither counted nor penalised; more than two ordered
+        classes always have their thresholds.
+    ordered : bool or sequence of classes, default=False
+        Whether the classes are ordered: as they sort, or as they are given here, the
+        lowest first. Then one coefficient for each column moves the odds of all higher
+        classes alike (proportional odds).
+    certify : bool, default=False
+        Prove how far the solution can be from the best of as many columns, as
+        `vitalfew.certify` does in some ten seconds. Needs `l2` above zero,
+        and a closer bound comes with a larger one.
     random_state : int, Generator or None
         Shuffles the folds.
 
     Attributes
     ----------
     classes_ : array of shape (n_classes,)
-        The classes.
+        The classes, in their order.
     coef_ : array of shape (1, n_features) or (n_classes, n_features)
-        Coefficients in the units of X.
+        Coefficients in the units of X; of two or of ordered classes one row.
     intercept_ : array of shape (1,) or (n_classes,)
-        Intercepts.
+        Intercepts. Of ordered classes the thresholds between them, (n_classes - 1,).
     support_ : integer array
         Numbers of the columns chosen, ascending.
     n_nonzero_ : int
@@ -63,6 +73,11 @@ class SparseClassifier(ClassifierMixin, SparseEstimator):
         Solutions over the budget and their scores.
     solution_ : Solution
         The chosen one, in scaled units.
+    lower_bound_ : float
+        What no choice of as many columns can be below, of loss and ridge; only with
+        ``certify=True``.
+    gap_ : float
+        By how much the value may be above the best, as a share of it; likewise.
     n_features_in_ : int
         Number of columns seen in `fit`.
 
@@ -85,6 +100,8 @@ class SparseClassifier(ClassifierMixin, SparseEstimator):
         l2: Any = "auto",
         standardize: bool = True,
         fit_intercept: bool = True,
+        ordered: Any = False,
+        certify: bool = False,
         random_state: Any = None,
     ) -> None:
         super().__init__(
@@ -95,9 +112,11 @@ class SparseClassifier(ClassifierMixin, SparseEstimator):
             cv=cv,
             l2=l2,
             standardize=standardize,
+            certify=certify,
             random_state=random_state,
         )
         self.fit_intercept = fit_intercept
+        self.ordered = ordered
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Choose the columns and fit their coefficients.
@@ -130,22 +149,26 @@ class SparseClassifier(ClassifierMixin, SparseEstimator):
                 sample_weight, X, dtype=X.dtype, ensure_non_negative=True
             )
         present = y if sample_weight is None else y[sample_weight > 0]
-        self.classes_ = np.unique(present)
+        self.classes_, codes = self._codes(np.unique(present), y)
         if len(self.classes_) < 2:
             raise ValueError(
                 f"y must hold at least two classes, got one class: {self.classes_}"
             )
-        # rows without weight may hold classes that do not exist: any code will do
-        codes = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
-        design, scale = self._design(X, sample_weight, self.fit_intercept)
-        loss = Logistic if len(self.classes_) == 2 else Multinomial
-        objective = loss(
-            design,
-            codes.astype(X.dtype),
-            sample_weight=sample_weight,
-            l2=self._ridge(AUTO_L2),
-            fit_intercept=self.fit_intercept,
-        )
+        in_order = len(self.classes_) > 2 and not self._unordered
+        design, scale = self._design(X, sample_weight, self.fit_intercept or in_order)
+        targets, l2 = codes.astype(X.dtype), self._ridge(AUTO_L2)
+        objective: Any
+        if in_order:
+            objective = Ordinal(design, targets, sample_weight=sample_weight, l2=l2)
+        else:
+            loss = Logistic if len(self.classes_) == 2 else Multinomial
+            objective = loss(
+                design,
+                targets,
+                sample_weight=sample_weight,
+                l2=l2,
+                fit_intercept=self.fit_intercept,
+            )
         found = self._choose(objective, self._rng(), distinct_rows(X, sample_weight))
         x = self._finish(found, scale, objective.shape)
         self.coef_ = x.reshape(len(x), -1).T
@@ -154,8 +177,30 @@ class SparseClassifier(ClassifierMixin, SparseEstimator):
         self._stop_if_interrupted()
         return self
 
+    @property
+    def _unordered(self) -> bool:
+        return isinstance(self.ordered, (bool, np.bool_)) and not self.ordered
+
+    def _codes(self, found: Array, y: Array) -> tuple[Array, Array]:
+        """Return the classes in their order, and the number of each row's class."""
+        classes = found
+        if not isinstance(self.ordered, (bool, np.bool_)):
+            order = np.asarray(list(self.ordered))
+            strange = found[~np.isin(found, order)]
+            if len(strange) or len(np.unique(order)) < len(order):
+                what = f"{strange[0]} is missing" if len(strange) else "one is twice"
+                raise ValueError(
+                    "ordered must be True, False or every class once, the lowest "
+                    f"first; {what} in {self.ordered!r}"
+                )
+            classes = order[np.isin(order, found)]
+        by_name = np.argsort(classes)
+        # rows without weight may hold classes that do not exist: any code will do
+        places = np.searchsorted(classes[by_name], y).clip(max=len(classes) - 1)
+        return classes, by_name[places]
+
     def decision_function(self, X: Any) -> Array:
-        """Return the linear predictors.
+        """Return the linear predictors, or of ordered classes log-probabilities.
 
         Parameters
         ----------
@@ -175,6 +220,8 @@ class SparseClassifier(ClassifierMixin, SparseEstimator):
             dtype=(np.float64, np.float32),
             reset=False,
         )
+        if len(self.coef_) == 1 and len(self.classes_) > 2:
+            return log_shares(self.intercept_ - X @ self.coef_.T)
         eta = X @ self.coef_.T + self.intercept_
         return eta[:, 0] if len(self.classes_) == 2 else eta
 
@@ -213,3 +260,9 @@ class SparseClassifier(ClassifierMixin, SparseEstimator):
         eta = self.decision_function(X)
         codes = (eta > 0).astype(int) if eta.ndim == 1 else eta.argmax(axis=1)
         return self.classes_[codes]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        # classes that have no order cannot be told apart as if they had one
+        tags.classifier_tags.poor_score = not self._unordered
+        return tags

@@ -165,7 +165,7 @@ def single_exchanges(
     if len(inside) == 0:
         return _nothing()
     inverses = [_inverse(np.asarray(to_host(model.gram))) for model in models]
-    k, p = len(models[0].gram), models[0].gradient.shape[0]
+    k, p = len(inside), models[0].gradient.shape[0]
     gain, out = np.empty(p), np.empty(p, np.int64)
     run, width = _run(k), max(256, STRIP // max(k, 1))
     for first in range(0, p, run):

@@ -69,7 +69,7 @@ def minimise_check_loss(
         if gap <= enough * max(value, enough) or not gap < 10 * least:
             break
         Q = 1 / (u / above + v / below)
-        H = A.T @ (A * Q[:, None]) + ridge[:, None] * eye(len(ridge), A)
+        H = A.T @ (A * Q[:, None]) + ridge[:, None] * eye(ridge.shape[0], A)
         primal, dual = y - A @ z - u + v, A.T @ d - ridge * z
         a, b = -u * above, -v * below
         for final in (False, True):

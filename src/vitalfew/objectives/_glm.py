@@ -101,6 +101,7 @@ class GLM(DataObjective):
         none = zeros(self.n_samples, self.like)
         self.null_intercept = self._best_intercept(none, 0.0)
         self._null = none + self.null_intercept
+        self.null_value = self._mean_loss(self._null)
 
     @np.errstate(over="ignore", invalid="ignore")  # of trial points, refused
     def _best_intercept(self, eta: Array, b: float) -> float:
@@ -186,7 +187,7 @@ class GLM(DataObjective):
             b = b if start.intercept is None else float(start.intercept)
         eta = A.matvec(z) + b
         value = self._mean_loss(eta) + self.ridge.value(z, ids)
-        if not math.isfinite(value):
+        if not value <= self.null_value:  # from a start that is worse than none
             z, b = zeros(len(ids), self.like), self.null_intercept
             eta = self._null
             value = self._mean_loss(eta)
@@ -250,8 +251,8 @@ class GLM(DataObjective):
 
     # -- second derivatives ------------------------------------------------------------
 
-    def _curved_at(self, fit: Fit) -> tuple[Array, Array, Array | None]:
-        """Predictors at a fit, the loss's curvature there, and the columns' means."""
+    def _at_fit(self, fit: Fit) -> tuple[Array, Array, float]:
+        """Predictors at a fit, the loss's curvature there, and its sum over rows."""
         ids = self._row_ids(fit.support)
         if ids is None:
             eta = self.design.matvec(fit.x)
@@ -259,7 +260,12 @@ class GLM(DataObjective):
             eta = self.design.columns(ids).matvec(fit.z)
         eta = eta if fit.intercept is None else eta + fit.intercept
         c = self._weights(eta)
-        total, center = float(namespace(c).sum(c)), None
+        return eta, c, float(namespace(c).sum(c))
+
+    def _curved_at(self, fit: Fit) -> tuple[Array, Array, Array | None]:
+        """Predictors at a fit, the loss's curvature there, and the columns' means."""
+        eta, c, total = self._at_fit(fit)
+        center = None
         if self.fit_intercept and total > 0:
             center = self.design.rmatvec(c) / total
         return eta, c, center
@@ -271,9 +277,11 @@ class GLM(DataObjective):
     def hessian(self, fit: Fit, span: Any) -> Array:
         """Hessian over the coordinates of a span, (m, m)."""
         ids, places = self._entries(span)
-        eta, c, center = self._curved_at(fit)
-        middle = None if center is None else take(center, ids)
-        G = self._gram(self.design.columns(ids), eta, c, middle)
+        eta, c, total = self._at_fit(fit)
+        A, center = self.design.columns(ids), None
+        if self.fit_intercept and total > 0:
+            center = A.rmatvec(c) / total
+        G = self._gram(A, eta, c, center)
         return self._arranged(self.ridge.added_to(G, ids), places)
 
     # -- scores ------------------------------------------------------------------------

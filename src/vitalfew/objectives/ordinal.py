@@ -259,7 +259,7 @@ class Ordinal(DataObjective):
         return v, u, low, None
 
     def _separated(self, u: Array, low: Array, value: float) -> bool:
-        """Whether every row's class is likelier than not, and almost sure on average."""
+        """Whether every class given is likelier than not, and sure on average."""
         if value > SEPARATED_BELOW:
             return False
         xp = namespace(u)
@@ -337,13 +337,16 @@ class Ordinal(DataObjective):
         offset = self._merged.above, self._merged.below
         extra = zeros((len(ids), *self.shape[1:]), self.like) + self.ridge.at(ids)
         ridge = take(extra, places)
-        z, t = zeros(len(places), self.like), self.null_intercept
-        if start is not None:
+        v = xp.concat((self.null_intercept, zeros(len(places), self.like)))
+        if start is not None and start.intercept is not None:
             z = span.restrict(start.x)
-            t = t if start.intercept is None else start.intercept - z @ lever
-        v = xp.concat((t, z))
-        if not np.isfinite(self._mean_loss(offset[0] + at_u @ v, offset[1] + at_l @ v)):
-            v = xp.concat((self.null_intercept, zeros(len(places), self.like)))
+            warm = xp.concat((start.intercept - z @ lever, z))
+            losses = [
+                self._mean_loss(offset[0] + at_u @ w, offset[1] + at_l @ w)
+                for w in (v, warm)
+            ]
+            # thresholds may have crossed, or curvature vanish far away
+            v = warm if losses[1] < losses[0] else v
         v, u, low, status = self._newton(at_u, at_l, offset, v, ridge)
         t, z = v[:n_bounds], v[n_bounds:]
         paid = 0.5 * float(xp.sum(ridge * z * z))

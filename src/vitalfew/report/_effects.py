@@ -236,6 +236,8 @@ def direction(task: str, target: str, classes: Sequence[str]) -> str:
         "binary": f"A positive effect makes {likely}; a negative one less.",
         "multiclass": "A positive effect makes its class more likely; "
         "a negative one less.",
+        "ordered": "The classes are ordered: a positive effect makes higher ones more "
+        "likely; a negative one lower ones.",
         "count": f"A positive effect raises the expected {target}; "
         "a negative one lowers it.",
         "survival": "A positive effect raises the risk, so that the event comes "

@@ -26,6 +26,7 @@ _TASKS = {
     "regression": "regression (a number)",
     "binary": "classification, two classes",
     "multiclass": "classification, several classes",
+    "ordered": "classification, ordered classes",
     "count": "counts",
     "survival": "survival (time to an event)",
 }
@@ -71,7 +72,8 @@ def data_facts(data: dict[str, Any]) -> list[Fact]:
         rest = len(classes) - _CLASSES
         named = read.words(classes[:_CLASSES])
         more = f" and {count(rest)} more" if rest > 0 else ""
-        facts.insert(4, Fact("Classes", named + more))
+        label = "Classes, the lowest first" if task == "ordered" else "Classes"
+        facts.insert(4, Fact(label, named + more))
     return facts
 
 

@@ -23,11 +23,14 @@ class Coded:
     codes : integer array of shape (n,)
         Numbers of levels; -1 where missing.
     levels : tuple of str
-        Ascending; each occurs.
+        Ascending, or in their own order; each occurs.
+    ordered : bool
+        Whether the table gives the levels an order of their own.
     """
 
     codes: NDArray[np.int32]
     levels: tuple[str, ...]
+    ordered: bool = False
 
     @classmethod
     def of(cls, values: Iterable[Any]) -> Self:
@@ -191,7 +194,7 @@ def _taken(column: Coded, rows: Ints) -> Coded:
     codes = column.codes[rows]
     present = np.bincount(codes[codes >= 0], minlength=len(column.levels)) > 0
     if present.all():
-        return Coded(codes, column.levels)
+        return Coded(codes, column.levels, column.ordered)
     renumber = np.append(np.cumsum(present) - 1, -1).astype(np.int32)
     levels = tuple(t for t, p in zip(column.levels, present, strict=True) if p)
-    return Coded(renumber[codes], levels)
+    return Coded(renumber[codes], levels, column.ordered)

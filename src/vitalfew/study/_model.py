@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vitalfew._path import Path, path
 from vitalfew.designs import Scaled, as_design
 from vitalfew.estimators._base import AUTO_L2, GRID, distinct_rows
+from vitalfew.objectives import Ordinal
 from vitalfew.solution import Solution
 from vitalfew.structures import Groups, Rows
 from vitalfew.study._outcome import Outcome
@@ -51,12 +52,17 @@ class Model:
         return self.path.solutions[self.index]
 
     def predict(self, X: Floats) -> Floats:
-        """Return linear predictors: (n,), or (n, classes) for more than two classes."""
+        """Return linear predictors: (n,), or (n, classes) for more than two classes.
+
+        Those of ordered classes are the logarithms of their probabilities.
+        """
         x = np.asarray(self.solution.x)
         ids = np.flatnonzero(np.any(x.reshape(len(x), -1) != 0, axis=1))
         scale = self.scale[ids] if x.ndim == 1 else self.scale[ids, None]
         eta = X[:, ids] @ (x[ids] / scale)
         b = self.solution.intercept
+        if isinstance(self.objective, Ordinal):
+            return np.asarray(self.objective.log_probabilities(eta, b))
         return np.asarray(eta if b is None else eta + np.asarray(b))
 
 

@@ -1,20 +1,28 @@
 """What is to be predicted: its task, found from its values, and its objective."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitalfew.objectives import Cox, LeastSquares, Logistic, Multinomial, Poisson
+from vitalfew.objectives import (
+    Cox,
+    LeastSquares,
+    Logistic,
+    Multinomial,
+    Ordinal,
+    Poisson,
+)
 from vitalfew.study._columns import Coded, Columns
 from vitalfew.study._hints import data_error, no_column
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-TASKS = ("regression", "binary", "multiclass", "count", "survival")
-FEW_LEVELS = 10  # whole numbers with at most this many values are ordered labels
+TASKS = ("regression", "binary", "multiclass", "ordered", "count", "survival")
+FEW_LEVELS = 10  # whole numbers with at most this many values may be ordered labels
 FEWEST_ROWS = 10
 LARGEST = 1e150  # whose square, summed over rows, is still a number
 FEWEST_OF_A_CLASS = 4  # so that inner folds of outer folds see every class
@@ -36,7 +44,7 @@ class Outcome:
     event : array of shape (n,) or None
         1 where the event happened.
     classes : tuple of str or None
-        What the codes mean.
+        What the codes mean; the lowest first where they are ordered.
     """
 
     task: str
@@ -78,6 +86,8 @@ class Outcome:
         """Return what is minimised: the task's loss on a design, with a ridge."""
         if self.event is not None:
             return Cox(design, self.y, self.event, l2=l2)
+        if self.task == "ordered":
+            return Ordinal(design, self.y, l2=l2)
         losses = {
             "regression": LeastSquares,
             "binary": Logistic,
@@ -88,7 +98,7 @@ class Outcome:
 
 
 def find_outcome(
-    columns: Columns, target: str, task: str
+    columns: Columns, target: str, task: str, order: Sequence[str] | None = None
 ) -> tuple[Outcome, Ints, list[str]]:
     """Understand a target.
 
@@ -100,6 +110,8 @@ def find_outcome(
         Name of the column.
     task : str
         One of `TASKS` but survival, or "auto".
+    order : sequence of str, optional
+        Labels of the target, the lowest first.
 
     Returns
     -------
@@ -149,9 +161,18 @@ def find_outcome(
             f"target {target} has the same value in all {len(rows)} rows",
             "choose another column as the target",
         )
+    ordered = isinstance(column, Coded) and column.ordered
+    if order is not None:
+        values, levels = _in_order(values, levels, order, target, notes)
+        task, ordered = "ordered", True
     if task == "auto":
-        task = _guess(values, levels is not None, target, notes)
-    if task in ("binary", "multiclass"):
+        task = _guess(values, levels is not None, ordered, target, notes)
+    if task == "ordered" and levels is not None and not ordered:
+        raise data_error(
+            f"target {target} holds text such as {levels[0]!r}, in no known order",
+            "give it, the lowest first, as in `--order low,medium,high`",
+        )
+    if task in ("binary", "multiclass", "ordered"):
         return _classes(values, levels, task, target), rows, notes
     if levels is not None:
         raise data_error(
@@ -183,19 +204,21 @@ def _check_enough(n: int, which: str) -> None:
         )
 
 
-def _guess(values: Floats, text: bool, target: str, notes: list[str]) -> str:
+def _guess(
+    values: Floats, text: bool, ordered: bool, target: str, notes: list[str]
+) -> str:
     """Tell the task from the values."""
     n_levels = len(np.unique(values))
     if n_levels == 2:
         return "binary"
     if text:
-        return "multiclass"
+        return "ordered" if ordered else "multiclass"
     if np.any(values != np.round(values)):
         return "regression"
     if n_levels <= FEW_LEVELS:
         notes.append(
-            f"target {target} has {n_levels} ordered levels and is taken as a number: "
-            "there is no ordinal loss yet (--task multiclass ignores the order)"
+            f"target {target} has {n_levels} levels and is taken as a number (if only "
+            "their order means something: --task ordered)"
         )
         return "regression"
     mean, spread = values.mean(), values.std()
@@ -206,6 +229,37 @@ def _guess(values: Floats, text: bool, target: str, notes: list[str]) -> str:
     return "regression"
 
 
+def _in_order(
+    values: Floats,
+    levels: tuple[str, ...] | None,
+    order: Sequence[str],
+    target: str,
+    notes: list[str],
+) -> tuple[Floats, tuple[str, ...]]:
+    """Number labels in the order the user gives."""
+    found, codes = np.unique(values, return_inverse=True)
+    names = [_label(v) if levels is None else levels[int(v)] for v in found]
+    place = {name: i for i, name in enumerate(order)}
+    if len(place) < len(order):
+        twice = next(name for i, name in enumerate(order) if place[name] != i)
+        raise data_error(f"--order names {twice!r} twice", "name every label once")
+    strange = [name for name in names if name not in place]
+    if strange:
+        raise data_error(
+            f"--order does not name {strange[0]!r}, which target {target} holds",
+            f"the labels are {', '.join(names[:8])}{' ...' if names[8:] else ''}",
+        )
+    unused = [name for name in order if name not in names]
+    if unused:
+        notes.append(f"no row has a {target} of {', '.join(unused)}")
+    ranks = np.array([place[name] for name in names], np.float64)
+    return ranks[codes], tuple(order)
+
+
+def _label(value: float) -> str:
+    return f"{value:.12g}"
+
+
 def _classes(
     values: Floats, levels: tuple[str, ...] | None, task: str, target: str
 ) -> Outcome:
@@ -214,7 +268,7 @@ def _classes(
     if levels is not None:
         names = tuple(levels[int(i)] for i in found)
     else:
-        names = tuple(f"{v:.12g}" for v in found)
+        names = tuple(_label(v) for v in found)
     if task == "binary" and len(names) != 2:
         raise data_error(
             f"target {target} has {len(names)} different values, and binary needs two",
@@ -229,7 +283,10 @@ def _classes(
             "merge rare classes, leave their cells empty, or use `--task regression` "
             "if the target is a number",
         )
-    task = "binary" if len(names) == 2 else "multiclass"
+    if len(names) == 2:
+        task = "binary"
+    elif task != "ordered":
+        task = "multiclass"
     return Outcome(task, target, codes.astype(np.float64), classes=names)
 
 

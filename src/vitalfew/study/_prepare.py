@@ -1,6 +1,6 @@
 """From a table to features and outcome: leaks refused, row numbers dropped."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,6 +54,7 @@ def prepare(
     time: str | None = None,
     event: str | None = None,
     task: str = "auto",
+    order: Sequence[str] | None = None,
     split_by: str | None = None,
     groups: Mapping[str, str] | None = None,
 ) -> Prepared:
@@ -68,7 +69,9 @@ def prepare(
     time, event : str, optional
         Names of the columns of a survival outcome.
     task : str, default="auto"
-        "regression", "binary", "multiclass", "count", "survival" or "auto".
+        "regression", "binary", "multiclass", "ordered", "count", "survival" or "auto".
+    order : sequence of str, optional
+        Labels of an ordered target, the lowest first.
     split_by : str, optional
         Rows with one value of this column stay together in folds; no feature.
     groups : mapping of str to str, optional
@@ -96,7 +99,7 @@ def prepare(
     else:
         if target is None:
             raise data_error("there is no target", "use `--target COLUMN`")
-        outcome, rows, notes = find_outcome(table, target, task)
+        outcome, rows, notes = find_outcome(table, target, task, order)
         used = {target}
     blocks = None
     if split_by is not None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, RidgeCV
 
-from vitalfew.objectives import Cox
+from vitalfew.objectives import Ordinal
 from vitalfew.study._model import Folds
 from vitalfew.study._outcome import Outcome
 from vitalfew.supports import Coordinates
@@ -87,8 +87,8 @@ def all_columns(
         return np.asarray(ridge.predict(T))
     if len(Z) > MANY_ROWS:
         folds = folds[:1]
-    if outcome.event is not None:
-        return _cox(Z, outcome, T, folds, strengths, stop)
+    if outcome.task in ("survival", "ordered"):
+        return _by_refits(Z, outcome, T, folds, strengths, stop)
     return _glm(Z, outcome, T, folds, strengths, stop)
 
 
@@ -176,7 +176,7 @@ def _loss(outcome: Outcome, eta: Floats) -> float:
     return float(np.mean(total - eta[np.arange(len(y)), y.astype(np.int64)]))
 
 
-def _cox(
+def _by_refits(
     Z: Floats,
     outcome: Outcome,
     T: Floats,
@@ -186,20 +186,22 @@ def _cox(
 ) -> Floats:
     p = Z.shape[1]
     ones = np.ones(p, np.int64)
+    plain = outcome.objective(Z, 0.0)
     span = Coordinates(np.arange(p), np.arange(p), ones, (p,))
     losses = []
     for train, test in folds:
         row: list[float] = []
         fit = None
-        held = Cox(Z[test], outcome.y[test], outcome.event[test])  # type: ignore[index]
+        held = plain.rows(test)
         for strength in strengths:
             if stop():
                 break
-            part = outcome.take(train)
-            objective = Cox(Z[train], part.y, part.event, l2=strength)
-            fit = objective.refit(span, fit)
-            row.append(held.loss_at(fit.x))
+            fit = outcome.take(train).objective(Z[train], strength).refit(span, fit)
+            row.append(held.loss_at(fit.x, fit.intercept))
         losses.append(row)
     best = strengths[_best(losses)]
-    final = Cox(Z, outcome.y, outcome.event, l2=best).refit(span)
-    return np.asarray(T @ final.x)
+    final = outcome.objective(Z, best).refit(span)
+    eta = T @ final.x
+    if isinstance(plain, Ordinal):
+        eta = plain.log_probabilities(eta, final.intercept)
+    return np.asarray(eta)

@@ -2,17 +2,24 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import d2_tweedie_score, r2_score, roc_auc_score
+from sklearn.metrics import (
+    cohen_kappa_score,
+    d2_tweedie_score,
+    r2_score,
+    roc_auc_score,
+)
 
 from vitalfew.estimators.cox import concordance
 from vitalfew.study._outcome import Outcome
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 MAIN = {  # the metric that is shown first, and whether more of it is better
     "regression": ("R2", True),
     "binary": ("log loss", False),
     "multiclass": ("log loss", False),
+    "ordered": ("log loss", False),
     "count": ("deviance explained", True),
     "survival": ("concordance", True),
 }
@@ -51,8 +58,19 @@ def score(outcome: Outcome, eta: Floats) -> dict[str, float]:
         return {"log loss": float(loss), "accuracy": float(right), "AUC": float(auc)}
     total = np.logaddexp.reduce(eta, axis=1)
     loss = np.mean(total - eta[np.arange(len(y)), codes])
-    right = np.mean(eta.argmax(axis=1) == codes)
-    return {"log loss": float(loss), "accuracy": float(right)}
+    found = eta.argmax(axis=1)
+    scores = {"log loss": float(loss), "accuracy": float(np.mean(found == codes))}
+    if outcome.task == "ordered":
+        scores["classes off"] = float(np.mean(np.abs(found - codes)))
+        scores["weighted kappa"] = _kappa(codes, found)
+    return scores
+
+
+def _kappa(codes: Ints, found: Ints) -> float:
+    """Agreement beyond chance, weighted by the square of how far classes are apart."""
+    if len(np.unique(codes)) < 2:
+        return float("nan")
+    return float(cohen_kappa_score(codes, found, weights="quadratic"))
 
 
 def _r2(y: Floats, prediction: Floats) -> float:
