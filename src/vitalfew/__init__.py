@@ -3,6 +3,7 @@
 Three nouns and a verb: an objective (`vitalfew.objectives`), a structure
 (`vitalfew.structures`) or penalty (`vitalfew.penalties`), a solver
 (`vitalfew.solvers`), and `solve`. `path` runs over the budget and chooses it;
+`certify` proves how far a solution can be from the best;
 `vitalfew.estimators` are scikit-learn classes; ``vitalfew select`` is the command.
 
 Importing this module loads NumPy and nothing heavier; parts load on first use.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         study,
         supports,
     )
+    from vitalfew._certify import certify
     from vitalfew._path import Path, path
     from vitalfew._solve import solve
     from vitalfew.solution import Solution, Status
@@ -34,6 +36,7 @@ _NAMES = {
     "Path": "vitalfew._path",
     "Solution": "vitalfew.solution",
     "Status": "vitalfew.solution",
+    "certify": "vitalfew._certify",
     "path": "vitalfew._path",
     "solve": "vitalfew._solve",
 }
@@ -57,6 +60,7 @@ __all__ = [
     "Solution",
     "Status",
     "__version__",
+    "certify",
     "datasets",
     "designs",
     "estimators",

@@ -1,5 +1,6 @@
 """What `solve` returns: one object with a reason for stopping."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -91,6 +92,19 @@ class Solution:
     def intercept(self) -> Array | None:
         """The intercept, or None where the objective has none."""
         return self.fit.intercept
+
+    @property
+    def gap(self) -> float | None:
+        """How far the value may be above the optimum, as a share of the value.
+
+        ``(value - lower_bound) / |value|``; None without a lower bound.
+        """
+        if self.lower_bound is None:
+            return None
+        above = self.value - self.lower_bound
+        if above <= 0:
+            return 0.0
+        return above / abs(self.value) if self.value else math.inf
 
     def to_record(self) -> dict[str, Any]:
         """Return plain data that `json.dumps` takes."""

@@ -78,6 +78,8 @@ def _print_tables(record: RunRecord) -> None:
             "instead of the first; chosen again: on random halves of the rows"
         )
     )
+    if results["certificate"] is not None:
+        console.print(_text(results["certificate"]["sentence"]))
     if results["errors"]:
         console.print(_errors(results["errors"], results["metric"]["name"]))
         console.print(Text("±: standard deviation over the folds"))

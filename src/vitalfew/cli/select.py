@@ -70,6 +70,12 @@ def select(
     seconds: Annotated[
         float | None, typer.Option(help="Limit of time.", show_default=False)
     ] = None,
+    certify: Annotated[
+        bool,
+        typer.Option(
+            "--certify", help="Prove how far the choice can be from the best."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
     out: Annotated[
         Path | None,
@@ -110,7 +116,9 @@ def select(
         split_by=split_by,
         drop=tuple(drop or ()),
         encoding=encoding,
-        settings=_settings(n_nonzero, criterion, solver, seconds, seed, resamples),
+        settings=_settings(
+            n_nonzero, criterion, solver, seconds, seed, resamples, certify
+        ),
     )
     folder = out or Path(f"vitalfew-{_stem(data)}")
     return _run(asked, folder, overwrite=overwrite, as_json=as_json, quiet=quiet)
@@ -173,6 +181,7 @@ def _settings(
     seconds: float | None,
     seed: int,
     resamples: int,
+    certify: bool,
 ) -> Any:
     from vitalfew._path import CRITERIA
     from vitalfew.study._hints import data_error
@@ -202,6 +211,7 @@ def _settings(
         seconds=seconds,
         seed=seed,
         resamples=resamples,
+        certify=certify,
     )
 
 

@@ -1,14 +1,21 @@
 """Scikit-learn classes over `vitalfew.solve`.
 
 `SparseRegressor`, `SparseClassifier` and `SparseCox` fit a linear model on few columns;
-`SparseSelector` passes the columns on in a pipeline. To add an estimator, write its
-file, export it here, and add it to the list of `tests/test_estimators.py`, where
-scikit-learn's own checks run on it.
+`SparseSelector` passes the columns on in a pipeline; `ScoringSystem` is a card of whole
+points to add up. To add an estimator, write its file, export it here, and add it to the
+list of `tests/test_estimators.py`, where scikit-learn's own checks run on it.
 """
 
 from vitalfew.estimators.classifier import SparseClassifier
 from vitalfew.estimators.cox import SparseCox
 from vitalfew.estimators.regressor import SparseRegressor
+from vitalfew.estimators.scoring_system import ScoringSystem
 from vitalfew.estimators.selector import SparseSelector
 
-__all__ = ["SparseClassifier", "SparseCox", "SparseRegressor", "SparseSelector"]
+__all__ = [
+    "ScoringSystem",
+    "SparseClassifier",
+    "SparseCox",
+    "SparseRegressor",
+    "SparseSelector",
+]

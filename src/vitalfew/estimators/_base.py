@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from vitalfew._certify import certify, check_certifiable
 from vitalfew._path import CRITERIA, Path, path
 from vitalfew._validation import check_count, check_labels, check_nonnegative, check_rng
 from vitalfew.contracts import Array, Ints
@@ -33,6 +34,7 @@ class SparseEstimator(BaseEstimator):
         cv: Any = 5,
         l2: Any = "auto",
         standardize: bool = True,
+        certify: bool = False,
         random_state: Any = None,
     ) -> None:
         self.n_nonzero = n_nonzero
@@ -42,6 +44,7 @@ class SparseEstimator(BaseEstimator):
         self.cv = cv
         self.l2 = l2
         self.standardize = standardize
+        self.certify = certify
         self.random_state = random_state
 
     # -- used by fit -------------------------------------------------------------------
@@ -83,6 +86,8 @@ class SparseEstimator(BaseEstimator):
         """Solve for the budget asked for, or for several and choose."""
         structure = self._structure(objective.shape[0])
         n_atoms = structure.on(objective.shape).n_atoms
+        if self.certify:
+            check_certifiable(objective, structure)
         choose = None
         if isinstance(self.n_nonzero, str):
             if self.n_nonzero != "auto":
@@ -104,7 +109,7 @@ class SparseEstimator(BaseEstimator):
                 else ("the number of columns")
             )
             budgets = [check_count("n_nonzero", self.n_nonzero, 0, n_atoms, what)]
-        return path(
+        found = path(
             objective,
             structure,
             budgets,
@@ -113,6 +118,14 @@ class SparseEstimator(BaseEstimator):
             cv=self._n_folds(objective),
             rng=rng,
         )
+        if not self.certify or found.interrupted:
+            return found
+        allowed = structure.with_budget(found.best_budget)
+        judged = certify(objective, allowed, found.best)
+        self.lower_bound_, self.gap_ = judged.lower_bound, judged.gap
+        solutions = list(found.solutions)
+        solutions[found.best_index] = judged
+        return replace(found, solutions=solutions)
 
     def _n_folds(self, objective: Any) -> Any:
         """Return `cv`, an integer lowered where rows or members of a class are few."""

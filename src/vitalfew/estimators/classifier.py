@@ -52,8 +52,8 @@ class SparseClassifier(ClassifierMixin, SparseEstimator):
         classes alike (proportional odds).
     certify : bool, default=False
         Prove how far the solution can be from the best of as many columns, as
-        `vitalfew.certify` does in some ten seconds. Needs `l2` above zero,
-        and a closer bound comes with a larger one.
+        `vitalfew.certify` does in some ten seconds, and take a better one that it
+        comes upon. Needs `l2` above zero; the larger it is, the closer the bound.
     random_state : int, Generator or None
         Shuffles the folds.
 

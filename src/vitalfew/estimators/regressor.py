@@ -14,6 +14,7 @@ from sklearn.utils.validation import (
 from vitalfew.contracts import Array
 from vitalfew.estimators._base import AUTO_L2, SparseEstimator, distinct_rows
 from vitalfew.objectives import Huber, LeastSquares, Poisson
+from vitalfew.structures import Bounded
 
 LOSSES = ("squared", "huber", "poisson")
 
@@ -53,6 +54,12 @@ class SparseRegressor(RegressorMixin, MultiOutputMixin, SparseEstimator):
     delta : float or "auto", default="auto"
         Where Huber's loss becomes a line, in units of y; automatically 1.345 times the
         robust standard deviation of y, which is on the safe side.
+    positive : bool, default=False
+        Let no coefficient be negative.
+    certify : bool, default=False
+        Prove how far the solution can be from the best of as many columns, as
+        `vitalfew.certify` does in some ten seconds, and take a better one that it
+        comes upon. Needs `l2` above zero, or squared loss and independent columns.
     random_state : int, Generator or None
         Shuffles the folds.
 
@@ -70,6 +77,11 @@ class SparseRegressor(RegressorMixin, MultiOutputMixin, SparseEstimator):
         Solutions over the budget and their scores.
     solution_ : Solution
         The chosen one, in scaled units.
+    lower_bound_ : float
+        What no choice of as many columns can be below, of loss and ridge; only with
+        ``certify=True``.
+    gap_ : float
+        By how much the value may be above the best, as a share of it; likewise.
     n_features_in_ : int
         Number of columns seen in `fit`.
 
@@ -96,6 +108,8 @@ class SparseRegressor(RegressorMixin, MultiOutputMixin, SparseEstimator):
         standardize: bool = True,
         fit_intercept: bool = True,
         delta: Any = "auto",
+        positive: bool = False,
+        certify: bool = False,
         random_state: Any = None,
     ) -> None:
         super().__init__(
@@ -106,11 +120,13 @@ class SparseRegressor(RegressorMixin, MultiOutputMixin, SparseEstimator):
             cv=cv,
             l2=l2,
             standardize=standardize,
+            certify=certify,
             random_state=random_state,
         )
         self.loss = loss
         self.fit_intercept = fit_intercept
         self.delta = delta
+        self.positive = positive
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Choose the columns and fit their coefficients.
@@ -156,6 +172,10 @@ class SparseRegressor(RegressorMixin, MultiOutputMixin, SparseEstimator):
         self.intercept_ = intercept if shape else float(intercept)
         self._stop_if_interrupted()
         return self
+
+    def _structure(self, p: int) -> Any:
+        structure = super()._structure(p)
+        return Bounded(structure) if self.positive else structure
 
     def _objective(self, design: Any, y: Array, sample_weight: Any) -> Any:
         if self.loss not in LOSSES:

@@ -129,9 +129,17 @@ class GLM(DataObjective):
             b, value = b + t * step, new
         return b
 
+    def _intercept_for(self, eta: Array) -> float:
+        """Best intercept for predictors without one, begun with their mean at null's.
+
+        Where columns are far from zero all losses are flat or huge without it.
+        """
+        middle = float(namespace(eta).sum(self.w * eta))
+        return self._best_intercept(eta, self.null_intercept - middle)
+
     def _predictor(self, x: Array) -> tuple[Array, float]:
         eta = self.design.matvec(x)
-        b = self._best_intercept(eta, self.null_intercept)
+        b = self._intercept_for(eta)
         return eta + b, b
 
     def intercept_at(self, x: Array) -> Array | None:
@@ -153,7 +161,7 @@ class GLM(DataObjective):
         if ids is None:
             return super().at(span, z)
         eta = self.design.columns(ids).matvec(z)
-        b = self._best_intercept(eta, self.null_intercept)
+        b = self._intercept_for(eta)
         return self._fit(span, ids, z, eta + b, b, None)
 
     def _fit(

@@ -9,6 +9,7 @@ from vitalfew._arrays import (
     as_array,
     columns,
     eye,
+    is_numpy_array,
     least_eigenvalue,
     namespace,
     precision,
@@ -207,6 +208,16 @@ class LeastSquares(DataObjective):
         if len(self.shape) == 1:
             return norms + self.ridge.at()
         return norms[:, None] + zeros(self.shape, self.like) + self.ridge.at()
+
+    def hessian_root(self, fit: Fit, span: Any) -> tuple[Array, Ints, Array] | None:
+        """Columns behind the Hessian of a vector `x`, as rows; where they are held."""
+        if len(self.shape) > 1 or not is_numpy_array(self.like):
+            return None
+        ids = span.restrict(np.arange(self.shape[0]))
+        held = self.grams.held(ids)
+        if held is None:
+            return None
+        return *held, zeros(len(ids), self.like) + self.ridge.at(ids)
 
     def hessian(self, fit: Fit, span: Any) -> Array:
         """Hessian over the coordinates of a span, (m, m); the same everywhere."""

@@ -123,7 +123,10 @@ class Multinomial(DataObjective):
 
     def _predictor(self, x: Array) -> tuple[Array, Array]:
         eta = self.design.matvec(x)
-        b = self._best_intercept(eta, self.null_intercept)
+        b = self.null_intercept
+        if self.fit_intercept:
+            # begun with the means at null's: far from zero all losses are flat
+            b = self._best_intercept(eta, b - self.w @ eta)
         return eta + b[None, :], b
 
     def intercept_at(self, x: Array) -> Array | None:

@@ -19,6 +19,7 @@ _SETTINGS = {
     "outer_folds": "Folds that measure the error",
     "resamples": "Resamples for the stability",
     "split_by": "Rows kept together by",
+    "certify": "Proof of the choice",
     "seed": "Seed",
     "seconds": "Time allowed",
 }
@@ -141,6 +142,8 @@ def _setting(key: str, value: Any) -> str:
         return "any that suits the problem"
     if key == "split_by" and value is None:
         return "nothing: rows are independent"
+    if key == "certify" and value is None:
+        return "not asked for"
     if key == "seed":  # a name, not an amount
         return str(value) if value is not None else NOTHING
     return read.words(value)

@@ -59,6 +59,7 @@ class SelectPage:
     headline: str
     interrupted: bool
     stopped: str
+    proof: str
     created: str
     created_iso: str
     source: str
@@ -104,6 +105,7 @@ def page(record: RunRecord) -> SelectPage:
         headline=_headline(n_chosen, n_columns),
         interrupted=interrupted,
         stopped=_stopped(results),
+        proof=_proof(results),
         created=moment(record.created),
         created_iso=str(record.created),
         source=clipped(read.words(data.get("source")), 80),
@@ -140,6 +142,12 @@ def _headline(n_chosen: int, n_columns: int | None) -> str:
 def _stopped(results: dict[str, Any]) -> str:
     status = read.mapping(results.get("status"))
     return (sentences([status["message"]]) or [""])[0] if status.get("message") else ""
+
+
+def _proof(results: dict[str, Any]) -> str:
+    certificate = read.mapping(results.get("certificate"))
+    said = certificate.get("sentence")
+    return (sentences([said]) or [""])[0] if said else ""
 
 
 def _points(results: dict[str, Any]) -> list[PathPoint]:

@@ -150,6 +150,11 @@ class Groups(IndexStructure):
             return super().widened(factor)
         return self.with_budget(factor * self.max_cost)
 
+    @property
+    def atom_costs(self) -> Scores:
+        """How much of the budget each group takes: one, or its cost."""
+        return super().atom_costs if self.max_cost is None else self.costs
+
     def size_of(self, atoms: Ints) -> float:
         """How much of the budget some groups take: their number or their cost."""
         if self.max_cost is None:

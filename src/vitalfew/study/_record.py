@@ -52,6 +52,7 @@ def settings_of(study: Study, split_by: str | None) -> dict[str, Any]:
         "cv_folds": len(study.folds),
         "outer_folds": study.n_judging or s.outer_folds,
         "resamples": s.resamples,
+        "certify": "asked for" if s.certify else None,
         "seed": s.seed,
         "seconds": s.seconds,
         "split_by": split_by,
@@ -125,6 +126,7 @@ def results_of(study: Study) -> dict[str, Any]:
             if study.n_judged
         ],
         "runner_up_stability": _runners_up(study),
+        "certificate": study.certificate,
         "cut_short": study.cut_short,
     }
 

@@ -15,6 +15,7 @@ from vitalfew.study._hints import data_error
 from vitalfew.study._model import Model, fit_path
 from vitalfew.study._near_ties import near_ties
 from vitalfew.study._prepare import Prepared
+from vitalfew.study._proof import proved
 from vitalfew.study._rivals import all_columns, none_at_all
 from vitalfew.study._scores import score
 from vitalfew.study.table_encoder import TableEncoder
@@ -25,12 +26,13 @@ Progress = Callable[[str, int, int], Any]
 
 CHOOSING = "choosing columns"
 ANSWERED = "an answer is there"
+PROVING = "proving how good the choice is"
 TYING = "comparing near ties"
 RESAMPLING = "choosing again on halves of the rows"
 JUDGING = "repeating everything inside folds"
 MODELS = ("chosen columns", "all columns", "no columns")
 # how much of the time limit may have passed when a part ends
-UNTIL = {CHOOSING: 0.30, TYING: 0.35, RESAMPLING: 0.50, JUDGING: 1.0}
+UNTIL = {CHOOSING: 0.30, PROVING: 0.34, TYING: 0.35, RESAMPLING: 0.50, JUDGING: 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,8 @@ class Settings:
         Limit of time.
     seed : int
         Of all randomness.
+    certify : bool
+        Prove how far the choice can be from the best of as many columns.
     """
 
     n_nonzero: int | None = None
@@ -66,6 +70,7 @@ class Settings:
     resamples: int = 20
     seconds: float | None = None
     seed: int = 0
+    certify: bool = False
 
 
 @dataclass(eq=False)
@@ -93,6 +98,7 @@ class Study:
     scores: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     n_judging: int = 0
     walked: bool = False
+    certificate: dict[str, Any] | None = None
 
     def run(self) -> None:
         """Do all of it, as far as time and the user allow.
@@ -111,7 +117,8 @@ class Study:
         silent = np.errstate(over="ignore", invalid="ignore", divide="ignore")
         with calm, silent, Clock(self.settings.seconds) as self.clock:
             try:
-                for part in (self._choose, self._tie, self._resample, self._judge):
+                parts = (self._choose, self._prove, self._tie, self._resample)
+                for part in (*parts, self._judge):
                     if self.clock.interrupted:
                         break
                     part()
@@ -216,6 +223,14 @@ class Study:
                 "information criterion: there was no time for held-out losses"
             )
         return f"number of columns: {len(found.fold_scores)} of {folds} folds were used"
+
+    def _prove(self) -> None:
+        if not self.settings.certify or not len(self.model.solution.support):
+            return
+        self.progress(PROVING, 0, 1)
+        left = self.clock.left(UNTIL[PROVING])
+        self.certificate = proved(self.model, self.given.outcome, left)
+        self.progress(PROVING, 1, 1)
 
     # -- what else could have been chosen ----------------------------------------------
 
