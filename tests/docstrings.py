@@ -16,6 +16,7 @@ import vitalfew
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
+    "bounds",
     "contracts",
     "datasets",
     "designs",
@@ -37,7 +38,7 @@ PACKAGES = (
 def public_names() -> dict[str, Any]:
     """Return every public object by the path that imports it."""
     found: dict[str, Any] = {
-        f"vitalfew.{name}": getattr(vitalfew, name) for name in ("solve", "path")
+        f"vitalfew.{name}": getattr(vitalfew, name) for name in ("certify", "solve", "path")
     }
     for package in PACKAGES:
         module = importlib.import_module(f"vitalfew.{package}")

@@ -1,6 +1,7 @@
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from vitalfew.estimators import (
+    ScoringSystem,
     SparseClassifier,
     SparseCox,
     SparseRegressor,
@@ -21,6 +22,7 @@ from vitalfew.estimators import (
         SparseClassifier(ordered=True),
         SparseCox(),
         SparseCox(1),
+        ScoringSystem(),
         SparseSelector(),
         SparseSelector(1),
     ]

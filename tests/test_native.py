@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitalfew import _native
-from vitalfew._native import _twins
+from vitalfew._native import _descent_twins, _twins
 
 needs_compiled = pytest.mark.skipif(
     not _native.COMPILED, reason="installed without the compiled part"
@@ -263,7 +263,9 @@ def test_products_are_those_of_the_twins(seed, n, k, p, dtype):
         np.testing.assert_allclose(C, _twins.products(A, w, X), atol=rough)
         if k:
             many = _native.products(A, w, X, threads, center)
-            for one, other in zip(many, _twins.products(A, w, X, 1, center), strict=True):
+            for one, other in zip(
+                many, _twins.products(A, w, X, 1, center), strict=True
+            ):
                 np.testing.assert_allclose(one, other, atol=rough)
         G = _native.gram(A, w, threads)
         np.testing.assert_allclose(G, _twins.gram(A, w), atol=rough)
@@ -382,6 +384,121 @@ def test_products_of_wrong_shapes_are_refused():
     ):
         with pytest.raises((ValueError, TypeError)):
             call()
+
+
+SHAPES = {"shrink": 0.0, "mcp": 3.0, "scad": 3.7, "lq": 0.5, "log_sum": 0.3}
+
+
+def descent_arguments(seed, kind, dtype):
+    """A quadratic that is bounded below, not always strictly, in blocks."""
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(2, 30)), int(rng.integers(1, 15))
+    A = rng.standard_normal((n, m)) / np.sqrt(n)
+    H = A.T @ A + (0.05 if seed % 3 else 0.0) * np.eye(m)
+    z = rng.standard_normal(m)
+    g = H @ z - 0.5 * A.T @ rng.standard_normal(n)
+    starts = np.arange(m + 1)
+    if kind == "shrink":
+        starts = np.unique(np.concatenate(([0, m], rng.integers(0, m + 1, 3))))
+    k = len(starts) - 1
+    parameters = np.zeros((k, 3))
+    parameters[:, 0] = 0.05 + 0.2 * rng.random(k)
+    parameters[:, 1] = SHAPES[kind] or 0.3 * rng.random(k)
+    parameters[:, 2] = 0.0 if SHAPES[kind] else 0.1 * rng.random(k)
+    arrays = [np.ascontiguousarray(a, dtype) for a in (H, g, z, parameters)]
+    return *arrays[:3], starts, kind, arrays[3]
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("seed", range(12))
+def test_descent_ends_where_the_twin_does(seed, kind, dtype):
+    arguments = descent_arguments(seed, kind, dtype)
+    H, g, z, starts, _, parameters = arguments
+    tol = 1e-10 if dtype == "float64" else 1e-5
+    u, passes = _native.descend(*arguments, tol, 5000)
+    assert u.dtype == dtype
+    assert 0 < passes < 5000
+    # from where the compiled one ended, the twin goes nowhere
+    there = (g + H @ (u - z)).astype(dtype)
+    again, few = _twins.descend(H, there, u, *arguments[3:], 2 * tol, 5000)
+    assert few <= 3
+    np.testing.assert_allclose(again, u, atol=1e-8 if dtype == "float64" else 1e-3)
+    if kind == "shrink":  # convex: one value, whatever the way
+        twin, _ = _twins.descend(*arguments, tol, 5000)
+        value = _descent_twins.FORMS[kind][0]
+
+        def total(u):
+            blocks = zip(starts[:-1], starts[1:], parameters, strict=True)
+            model = (u - z) @ H @ (u - z) / 2 + g @ (u - z)
+            return model + sum(value(u[a:b], *p) for a, b, p in blocks)
+
+        rough = 1e-10 if dtype == "float64" else 1e-4
+        assert total(u) == pytest.approx(total(twin), abs=rough)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("seed", range(6))
+def test_descent_on_columns_is_that_on_their_products(seed, kind, dtype):
+    _, _, z, starts, _, parameters = descent_arguments(seed, kind, dtype)
+    rng = np.random.default_rng(seed)
+    A = (rng.standard_normal((len(z) + 9, 70)) / 8).astype(dtype)
+    slots = rng.permutation(len(A))[: len(z)]
+    ridge = (0.1 * rng.random(len(z))).astype(dtype)
+    g = rng.standard_normal(len(z)).astype(dtype)
+    tol = 1e-10 if dtype == "float64" else 1e-5
+    rest = (g, z, starts, kind, parameters, tol, 5000)
+    u, passes = _native.descend_columns(A, slots, ridge, *rest)
+    twin, _ = _twins.descend_columns(A, slots, ridge, *rest)
+    H = A[slots] @ A[slots].T + np.diag(ridge)
+    same, _ = _native.descend(H, *rest)
+    assert 0 < passes < 5000
+    rough = 1e-8 if dtype == "float64" else 1e-3
+    if kind == "shrink":
+        np.testing.assert_allclose(u, twin, atol=rough)
+    np.testing.assert_allclose(u, same, atol=rough)
+
+
+@needs_compiled
+def test_columns_that_are_not_there_are_refused():
+    A, two, one = np.ones((3, 4)), np.ones(2), np.ones((2, 3))
+    starts, slots = np.arange(3), np.array([0, 2])
+    rest = (two, two, starts, "shrink", one, 1e-6, 5)
+    _native.descend_columns(A, slots, two, *rest)
+    for bad in ([0, 3], [-1, 2], [0]):
+        with pytest.raises((ValueError, TypeError)):
+            _native.descend_columns(A, np.array(bad), two, *rest)
+    with pytest.raises((ValueError, TypeError)):
+        _native.descend_columns(A, slots, np.ones(3), *rest)
+    with pytest.raises((ValueError, TypeError)):
+        _native.descend_columns(A, slots, two, np.ones(3), *rest[1:])
+
+
+@needs_compiled
+def test_descent_of_wrong_shapes_is_refused():
+    good = [*descent_arguments(1, "shrink", "float64"), 1e-6, 10]
+    H, g, starts = good[0], good[1], good[3]
+    assert len(starts) > 3
+    _native.descend(*good)
+    for position, bad in (
+        (0, np.ones((len(g), len(g) + 1))),
+        (0, H.astype(np.float32)),
+        (1, np.append(g, 0.0)),
+        (2, g[:-1].copy()),
+        (3, starts[:-1].copy()),
+        (3, starts[::-1].copy()),
+        (3, np.concatenate((starts[:2], starts[1:-1]))),
+        (3, np.empty(0, int)),
+        (4, "other"),
+        (4, "mcp"),  # has no blocks of several coordinates
+        (5, good[5][:-1].copy()),
+        (5, good[5][:, :2].copy()),
+    ):
+        arguments = list(good)
+        arguments[position] = bad
+        with pytest.raises((ValueError, TypeError)):
+            _native.descend(*arguments)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -2,24 +2,27 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitalfew._arrays import to_host
-from vitalfew._solve import solve
+from vitalfew._arrays import to_host, zeros
+from vitalfew._solve import check_pairing, check_problem, default_for, solve, solve_on
 from vitalfew._threads import one_thread_if_small
 from vitalfew._validation import check_rng
-from vitalfew.contracts import HasRows, Ints, Solver, Structure, follows
+from vitalfew.contracts import Fit, HasAlpha, HasRows, Ints, Solver, Structure, follows
 from vitalfew.exceptions import IncompatibleError
 from vitalfew.solution import Solution, Status, new_axes
-from vitalfew.solvers import LocalSearch
+from vitalfew.solvers import CoordinateDescent, LocalSearch, ProximalGradient
 from vitalfew.solvers.omp import grow
+from vitalfew.supports import Whole
 
 CRITERIA = ("cv", "cv-1se", "bic", "ebic", "gic")
+N_STRENGTHS, LEAST = 100, 0.01  # of a penalty: how many, and the weakest's share
+LOOSE = 2.5e-4  # tolerance along strengths, in units of the largest slope at zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +32,8 @@ class Path:
     Attributes
     ----------
     budgets : list of float
-        Ascending.
+        Ascending; for a penalty its strengths, descending, so that the sparsest
+        solution comes first either way.
     solutions : list of Solution
         One for each budget; the objective never rises along it.
     scores : array of shape (n_budgets,) or None
@@ -45,6 +49,8 @@ class Path:
     interrupted : bool
         Whether Ctrl-C or a limit cut the path short; the choice then rests on what
         there was.
+    varied : {"budget", "alpha"}
+        What `budgets` holds.
     """
 
     budgets: list[float]
@@ -55,6 +61,7 @@ class Path:
     choose: str
     best_index: int
     interrupted: bool = False
+    varied: str = "budget"
 
     @property
     def best(self) -> Solution:
@@ -90,7 +97,9 @@ class Path:
             scores = np.array([s.value for s in self.solutions])
         ax.errorbar(self.budgets, scores, yerr=self.spread, marker=".", capsize=2)
         ax.axvline(self.best_budget, linestyle=":")
-        ax.set_xlabel("budget")
+        ax.set_xlabel(self.varied)
+        if self.varied == "alpha" and min(self.budgets) > 0:
+            ax.set_xscale("log")
         ax.set_ylabel("objective" if self.scores is None else self.choose)
         return ax
 
@@ -98,7 +107,7 @@ class Path:
 def path(
     objective: Any,
     structure: Any,
-    budgets: Iterable[float],
+    budgets: Iterable[float] | None = None,
     solver: Solver[Any] | None = None,
     *,
     choose: Any = "cv",
@@ -107,21 +116,25 @@ def path(
     callback: Callable[[int, int], Any] | None = None,
     rng: Any = None,
 ) -> Path:
-    """Solve for every budget and choose one.
+    """Solve for every budget, or every strength of a penalty, and choose one.
 
     Each budget starts from the answer of the one before, and without `solver` also
-    afresh; the better is kept. All share the objective's caches.
+    afresh; the better is kept. All share the objective's caches. Strengths of a penalty
+    are solved from the strongest down, each from the answer of the one before.
 
     Parameters
     ----------
     objective : Objective
         What to minimise; for cross-validation one over rows.
-    structure : Structure
-        Its budget is replaced by those of `budgets`.
-    budgets : iterable of numbers
-        Budgets to try, in any order.
+    structure : Structure or Penalty
+        Its budget, or strength, is replaced by those of `budgets`.
+    budgets : iterable of numbers, optional
+        Budgets to try, or strengths of the penalty, in any order. Of a penalty by
+        default 100 on a log scale, from the least that leaves all coefficients at zero
+        to a hundredth of it.
     solver : Solver, optional
-        As in `solve`.
+        As in `solve`. By default strengths of a penalty are solved to a tolerance of
+        2.5e-4, as choosing among them asks for no more digits.
     choose : {"cv", "cv-1se", "bic", "ebic", "gic"}, objective or None, default="cv"
         Cross-validated loss; the smallest budget within one standard error of its
         least; an information criterion; the loss on another objective that holds
@@ -145,7 +158,8 @@ def path(
     ValueError
         If there are no budgets, or `choose` or `cv` cannot be used.
     IncompatibleError
-        If `structure` is a penalty, or the objective has no rows to choose by.
+        If `structure` has neither budget nor strength, or the objective has no rows to
+        choose by.
 
     Notes
     -----
@@ -170,21 +184,18 @@ def path(
     >>> path(LeastSquares(X, y), Cardinality(1), range(6), choose="ebic").best.support
     array([3, 7])
     """
-    try:
-        wanted = sorted(set(budgets))
-    except TypeError as error:
-        raise ValueError(
-            f"budgets must be numbers, as in range(1, 11), got {budgets!r}"
-        ) from error
-    if not wanted:
-        raise ValueError("budgets must not be empty")
     rng = check_rng(rng)
     validation = follows(choose, HasRows)
-    if not follows(structure, Structure):
+    penalised = follows(structure, HasAlpha) and not follows(structure, Structure)
+    if not penalised and not follows(structure, Structure):
         raise IncompatibleError(
-            "structure must be one of vitalfew.structures, with a budget to vary, "
+            "structure must be one of vitalfew.structures, with a budget to vary, or "
+            "of vitalfew.penalties, with a strength, "
             f"got {type(structure).__name__}"
         )
+    check_problem(objective, structure)
+    if penalised and solver is not None:
+        check_pairing(solver, objective, structure)
     if not (choose is None or validation or choose in CRITERIA):
         raise ValueError(
             f"choose must be one of {', '.join(CRITERIA)}, an objective that holds "
@@ -197,8 +208,12 @@ def path(
         )
     by_folds = not validation and choose in ("cv", "cv-1se")
     folds = _folds(cv, objective, rng) if by_folds else []
-    walk = _Walk(structure, wanted, solver, max_seconds, callback, 1 + len(folds))
     with one_thread_if_small(objective):
+        kind = _WalkDown if penalised else _Walk
+        if budgets is None:
+            budgets = kind.grid(objective, structure)
+        wanted = _sorted(budgets)
+        walk = kind(structure, wanted, solver, max_seconds, callback, 1 + len(folds))
         solutions = walk.along(objective)
         if not solutions:
             raise KeyboardInterrupt  # there is no answer to keep yet
@@ -209,7 +224,7 @@ def path(
     scores, spread, per_fold = scored
     name = "validation" if validation else str(choose or "none")
     return Path(
-        budgets=wanted[: len(solutions)],
+        budgets=list(walk.budgets[: len(solutions)]),
         solutions=solutions,
         scores=scores,
         spread=spread,
@@ -217,11 +232,27 @@ def path(
         choose=name,
         best_index=_choice(name, scores, spread, len(solutions)),
         interrupted=walk.interrupted,
+        varied=walk.varied,
     )
+
+
+def _sorted(budgets: Iterable[float]) -> list[float]:
+    """Return the budgets in ascending order, each once."""
+    try:
+        wanted = sorted(set(budgets))
+    except TypeError as error:
+        raise ValueError(
+            f"budgets must be numbers, as in range(1, 11), got {budgets!r}"
+        ) from error
+    if not wanted:
+        raise ValueError("budgets must not be empty")
+    return wanted
 
 
 class _Walk:
     """Solving along the budgets, over all data and over folds, under common limits."""
+
+    varied: ClassVar[str] = "budget"
 
     def __init__(
         self,
@@ -237,13 +268,28 @@ class _Walk:
         self.seconds, self.done, self.total = 0.0, 0, n_walks * len(budgets)
         self.interrupted = False
 
+    @classmethod
+    def grid(cls, objective: Any, structure: Any) -> list[float]:
+        """Return the budgets to try where none are given."""
+        raise ValueError(
+            f"budgets must be given for {type(structure).__name__}, as in range(1, 11)"
+        )
+
+    def _settings(self, objective: Any) -> Iterator[Any]:
+        """Structures to solve on, one for each budget."""
+        bound = self.structure.on(objective.shape)
+        return (bound.with_budget(budget) for budget in self.budgets)
+
+    def n_atoms(self, objective: Any) -> int:
+        """Return how many atoms there are to choose from."""
+        return int(self.structure.on(objective.shape).n_atoms)
+
     def along(self, objective: Any) -> list[Solution]:
         """Return a solution for each budget, or for the first ones if cut short."""
         found: list[Solution] = []
-        bound = self.structure.on(objective.shape)
         try:
-            for budget in self.budgets:
-                new = self._next(objective, bound.with_budget(budget), found)
+            for at in self._settings(objective):
+                new = self._next(objective, at, found)
                 if new is None:
                     break
                 found.append(new)
@@ -287,6 +333,88 @@ class _Walk:
             if self.interrupted:
                 break
         return best
+
+
+class _WalkDown(_Walk):
+    """Solving along the strengths of a penalty, from the strongest down."""
+
+    varied: ClassVar[str] = "alpha"
+
+    def __init__(
+        self,
+        structure: Any,
+        budgets: Sequence[float],
+        solver: Solver[Any] | None,
+        max_seconds: float | None,
+        callback: Callable[[int, int], Any] | None,
+        n_walks: int,
+    ) -> None:
+        strengths = budgets[::-1]
+        super().__init__(structure, strengths, solver, max_seconds, callback, n_walks)
+
+    @classmethod
+    def grid(cls, objective: Any, structure: Any) -> list[float]:
+        """Return the strengths to try where none are given."""
+        most = _least_that_leaves_none(objective, structure)
+        if not 0 < most < math.inf:
+            raise ValueError(
+                f"budgets must be given for this {type(structure).__name__}: the least "
+                f"strength that leaves all coefficients at zero is {most:g}"
+            )
+        return [float(alpha) for alpha in most * np.geomspace(1, LEAST, N_STRENGTHS)]
+
+    def n_atoms(self, objective: Any) -> int:
+        """Return how many coefficients there are to choose from."""
+        return math.prod(objective.shape)
+
+    def _settings(self, objective: Any) -> Iterator[Any]:
+        return (self.structure.with_alpha(alpha) for alpha in self.budgets)
+
+    def _solve(self, objective: Any, at: Any, last: Solution | None) -> Solution | None:
+        left = None
+        if self.max_seconds is not None:
+            left = max(0.0, self.max_seconds - self.seconds)
+            if left == 0 and last is not None:
+                self.interrupted = True
+                return None
+        if last is None:
+            start = _zero(objective)
+            self.used = self.solver or _loose(objective, at, start)
+        else:
+            start = last.fit
+        new = solve_on(objective, at, self.used, start, left)
+        self.seconds += new.seconds
+        if new.status in (Status.INTERRUPTED, Status.MAX_SECONDS):
+            self.interrupted = True
+        return new
+
+
+def _zero(objective: Any) -> Fit:
+    span = Whole(tuple(objective.shape))
+    fit: Fit = objective.at(span, zeros(len(span), objective.like))
+    return fit
+
+
+def _loose(objective: Any, penalty: Any, zero: Fit) -> Solver[Any]:
+    """Return the default solver of a penalty, as exact as a choice of it needs."""
+    if isinstance(default_for(objective, penalty), ProximalGradient):
+        return ProximalGradient(tol=LOOSE)
+    scale = float(np.abs(to_host(zero.gradient)).max())
+    return CoordinateDescent(tol=LOOSE, scale=scale)
+
+
+def _least_that_leaves_none(objective: Any, penalty: Any) -> float:
+    """Return the least strength at which all that is penalised is zero."""
+    fit = _zero(objective)
+    most: float = penalty.critical_alpha(fit.gradient)
+    if not math.isfinite(most):
+        return most
+    strong = penalty.with_alpha(1e3 * most)
+    if strong.subdifferential_distance(fit.x, fit.gradient) > 0:
+        # some coefficients are free: the others are judged by what these leave
+        fit = solve_on(objective, strong, default_for(objective, strong), fit).fit
+        most = penalty.critical_alpha(fit.gradient)
+    return most
 
 
 def _folds(
@@ -362,8 +490,8 @@ def _score(
         held = [choose.loss_at(s.x, s.intercept) for s in solutions]
         return np.array(held), None, None
     if not folds:
-        at = walk.structure.on(objective.shape)
-        found = [_criterion(choose, objective, at, s) for s in solutions]
+        n_atoms = walk.n_atoms(objective)
+        found = [_criterion(choose, objective, n_atoms, s) for s in solutions]
         return np.array(found), None, None
     per_fold = _held_out(walk, objective, folds, len(solutions))
     if not len(per_fold):
@@ -372,18 +500,18 @@ def _score(
     return per_fold.mean(axis=0), spread / math.sqrt(len(per_fold)), per_fold
 
 
-def _criterion(name: str, objective: Any, structure: Any, solution: Solution) -> float:
+def _criterion(name: str, objective: Any, n_atoms: int, solution: Solution) -> float:
     """Information criterion of one solution; see the notes of `path`."""
     n, atoms = objective.n_samples, len(solution.support)
     used = int(np.count_nonzero(to_host(solution.x)))
     free: float = used * objective.free_share
     deviance: float = objective.deviance(solution.x, solution.intercept)
     if name == "gic":
-        rate = math.log(max(structure.n_atoms, 2)) * math.log(max(math.log(n), 1.0))
+        rate = math.log(max(n_atoms, 2)) * math.log(max(math.log(n), 1.0))
         return deviance + free * rate
     score = deviance + free * math.log(n)
     if name == "ebic":
-        score += 2 * _log_choose(structure.n_atoms, atoms)
+        score += 2 * _log_choose(n_atoms, atoms)
     return score
 
 

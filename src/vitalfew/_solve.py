@@ -281,8 +281,9 @@ def _mismatch(solver: Solver[Any], objective: Any, structure: Any) -> str | None
         wanted = "a penalty" if solver.accepts is Penalty else "a structure"
         return f"needs {wanted}, not {type(structure).__name__}"
     for need in solver.needs:
-        if not follows(objective, need) and not follows(structure, need):
-            return f"needs {need.__name__}, which {type(objective).__name__} lacks"
+        on_what = structure if {Penalty, Structure} & {*need.__mro__} else objective
+        if not follows(on_what, need):
+            return f"needs {need.__name__}, which {type(on_what).__name__} lacks"
     return None
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "HasConvexity",
     "HasCosts",
     "HasCurvature",
+    "HasHessianRoot",
     "HasKernel",
     "HasRidge",
     "HasRows",
@@ -233,6 +234,20 @@ class HasConvexity(Protocol):
         """
 
 
+class HasHessianRoot(HasCurvature, Protocol):
+    """An objective over rows that can give a factor of its Hessian."""
+
+    @property
+    def n_samples(self) -> int:
+        """Number of rows."""
+
+    def hessian_root(self, fit: Fit, span: Any) -> tuple[Array, Ints, Array] | None:
+        """Return A (K, n), slots and r; None where H is the cheaper.
+
+        The Hessian in the coordinates of the span is ``A[slots] A[slots]' + diag(r)``.
+        """
+
+
 class HasRows(Protocol):
     """An objective that is a mean over samples, as cross-validation needs."""
 
@@ -340,15 +355,26 @@ class HasAtoms(Structure, Protocol):
         """Which exchanges are allowed, (k, n_atoms), or None when all are."""
 
 
-class HasCosts(HasAtoms, Protocol):
-    """A structure whose supports are those whose atoms fit into the budget, or fewer.
+class HasCosts(Structure, Protocol):
+    """A structure that allows all supports whose atoms fit into the budget, or fewer.
 
-    What `empty` holds is always kept.
+    Atoms own disjoint coordinates; what `empty` holds is always kept.
     """
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms there are to choose from."""
+
+    @property
+    def table(self) -> Ints:
+        """Coordinates of each atom, one row each, padded with -1 at the end."""
 
     @property
     def atom_costs(self) -> NDArray[np.float64]:
         """What each atom takes of the budget, (n_atoms,)."""
+
+    def support(self, atoms: Any) -> Any:
+        """Return the span of some atoms, in the order given."""
 
 
 class Penalty(Protocol):

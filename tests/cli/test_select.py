@@ -59,7 +59,7 @@ def check_shape(record):
     }
     assert set(record.settings) == {
         *("n_nonzero", "solver", "criterion", "cv_folds", "outer_folds", "resamples"),
-        *("seed", "seconds", "split_by", "l2", "loss"),
+        *("certify", "seed", "seconds", "split_by", "l2", "loss"),
     }
     results = record.results
     assert results["n_chosen"] == len(results["chosen"])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,26 +19,27 @@ BLOCK_STEPS = 20  # most proximal steps within one block
 
 def descend(
     H: Real,
-    c: Real,
-    start: Real,
+    g: Real,
+    z: Real,
     starts: Ints,
     kind: str,
     parameters: Real,
     tol: float,
     most: int,
 ) -> tuple[Real, int]:
-    """Minimise ``u'Hu/2 + c'u + sum_b penalty_b(u_b)`` by block coordinate descent.
+    """Minimise a quadratic and a penalty of each block, by block coordinate descent.
 
+    That is ``(u - z)'H(u - z)/2 + g'(u - z) + sum_b penalty_b(u_b)``, from u = z.
     Blocks of one coordinate are minimised over exactly, larger ones by proximal steps.
-    Passes over all blocks alternate with passes over those that are not zero, and
-    every few passes the iterates are extrapolated where that lowers the sum.
+    Passes over all blocks alternate with passes over those that are not zero, and every
+    few passes the iterates are extrapolated where that lowers the sum.
 
     Parameters
     ----------
     H : array of shape (m, m)
         Symmetric, positive semi-definite.
-    c, start : arrays of shape (m,)
-        Linear term, and where to start.
+    g, z : arrays of shape (m,)
+        Where to start, and the gradient of the quadratic there.
     starts : integer array of shape (k + 1,)
         Where each block begins, and m.
     kind : {"shrink", "mcp", "scad", "lq", "log_sum"}
@@ -65,25 +67,77 @@ def descend(
     .. [2] Q. Bertrand, M. Massias, "Anderson acceleration of coordinate descent",
        AISTATS, 2021, Algorithm 2.
     """
-    if len(H) != len(c) or len(c) != len(start) or starts[-1] != len(c):
-        raise ValueError("H, c, start and starts must fit together")
-    if len(parameters) != len(starts) - 1 or (kind != "shrink" and len(parameters) != len(c)):
+    if len(H) != len(g) or len(g) != len(z) or starts[-1] != len(g):
+        raise ValueError("H, g, z and starts must fit together")
+    if len(parameters) != len(starts) - 1:
         raise ValueError("parameters must have a row for each block")
+    if kind != "shrink" and len(parameters) != len(g):
+        raise ValueError("only blocks of one coordinate have this kind of penalty")
     value, prox = FORMS[kind]
 
     def cost(block: int, u: Real) -> float:
-        return value(u, *map(float, parameters[block]))
+        total: float = value(u, *map(float, parameters[block]))
+        return total
 
     def closest(block: int, v: Real, step: float) -> Real:
-        return prox(v, step, *map(float, parameters[block]))
+        u: Real = prox(v, step, *map(float, parameters[block]))
+        return u
 
-    return descend_with(H, c, start, starts, closest, cost, tol, most)
+    return descend_with(H, g, z, starts, closest, cost, tol, most)
+
+
+def descend_columns(
+    A: Real,
+    slots: Ints,
+    ridge: Real,
+    g: Real,
+    z: Real,
+    starts: Ints,
+    kind: str,
+    parameters: Real,
+    tol: float,
+    most: int,
+) -> tuple[Real, int]:
+    """Do what `descend` does for ``H = A[slots] A[slots]' + diag(ridge)``.
+
+    Cheaper than with H where the rows of A are shorter than those of H.
+
+    Parameters
+    ----------
+    A : array of shape (K, n)
+        Rows, of which some are used.
+    slots : integer array of shape (m,)
+        Which.
+    ridge : array of shape (m,)
+        Added to the diagonal.
+    g, z : arrays of shape (m,)
+        As in `descend`.
+    starts : integer array of shape (k + 1,)
+        As in `descend`.
+    kind : str
+        As in `descend`.
+    parameters : array of shape (k, 3)
+        As in `descend`.
+    tol : float
+        As in `descend`.
+    most : int
+        Most passes.
+
+    Returns
+    -------
+    u : array of shape (m,)
+        The minimiser.
+    passes : int
+        How many were made.
+    """
+    H = A[slots] @ A[slots].T + np.diag(ridge)
+    return descend(H, g, z, starts, kind, parameters, tol, most)
 
 
 def descend_with(
     H: Real,
-    c: Real,
-    start: Real,
+    g: Real,
+    z: Real,
     starts: Ints,
     prox: Prox,
     cost: Cost,
@@ -91,7 +145,7 @@ def descend_with(
     most: int,
 ) -> tuple[Real, int]:
     """Do what `descend` does, for any penalty, given by the prox of its blocks."""
-    work = _Descent(H, c, start, starts, prox, cost, tol)
+    work = _Descent(H, g, z, starts, prox, cost, tol)
     return work.run(most)
 
 
@@ -99,16 +153,16 @@ class _Descent:
     def __init__(
         self,
         H: Real,
-        c: Real,
-        start: Real,
+        g: Real,
+        z: Real,
         starts: Ints,
         prox: Prox,
         cost: Cost,
         tol: float,
     ) -> None:
-        self.H, self.c, self.u = H, c, np.array(start)
+        self.H, self.g, self.z, self.u = H, g, z, np.array(z)
         self.prox, self.cost, self.tol = prox, cost, tol
-        self.blocks = [slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        self.blocks = [slice(a, b) for a, b in pairwise(starts)]
         self.curvature = []
         for at in self.blocks:
             block = np.abs(H[at, at])
@@ -117,7 +171,7 @@ class _Descent:
         self.refresh()
 
     def refresh(self) -> None:
-        self.r = self.H @ self.u + self.c
+        self.r = self.H @ (self.u - self.z) + self.g
 
     def run(self, most: int) -> tuple[Real, int]:
         everything, passes = list(range(len(self.blocks))), 0
@@ -176,7 +230,7 @@ class _Descent:
 
     def total(self, u: Real, r: Real) -> float:
         costs = (self.cost(block, u[at]) for block, at in enumerate(self.blocks))
-        return float(u @ (r + self.c)) / 2 + sum(costs)
+        return float((u - self.z) @ (r + self.g)) / 2 + sum(costs)
 
     def extrapolate(self, kept: list[tuple[Real, Real]]) -> None:
         """Take the combination of iterates whose moves cancel best, if it is lower."""
@@ -196,7 +250,7 @@ class _Descent:
             self.u, self.r = u.astype(self.u.dtype), r.astype(self.r.dtype)
 
 
-# -- forms of penalties: value, and a global minimiser of |u - v|^2 / (2 t) + value(u) --
+# -- forms of penalties: the value, and a global minimiser of it + |u - v|^2 / (2 t) ---
 
 
 def _shrink_value(u: Real, l1: float, norm: float, ridge: float) -> float:
@@ -254,7 +308,7 @@ def _scad(v: Real, t: float, s: float, a: float, _: float) -> Real:
 
 
 def _power_value(u: Real, s: float, q: float, _: float) -> float:
-    return s * abs(float(u[0])) ** q
+    return s * math.pow(abs(float(u[0])), q)
 
 
 def _power(v: Real, t: float, s: float, q: float, _: float) -> Real:

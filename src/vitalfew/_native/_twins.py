@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
 
 from vitalfew._native._descent_twins import descend as descend
+from vitalfew._native._descent_twins import descend_columns as descend_columns
 from vitalfew.contracts import Ints
 
 Real = NDArray[Any]

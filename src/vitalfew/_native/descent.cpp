@@ -1,5 +1,5 @@
-// Block coordinate descent on a quadratic model plus a separable penalty; the twin of
-// `descend` in _descent_twins.py documents it.
+// Block coordinate descent on a quadratic plus a penalty that is a sum over blocks; its
+// twins in _descent_twins.py document it.
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
@@ -21,6 +21,22 @@ CLONES void add_scaled(double *r, const double *h, double by, size_t m) {
 CLONES void add_scaled(float *r, const float *h, float by, size_t m) {
   for (size_t j = 0; j < m; ++j) r[j] += by * h[j];
 }
+
+// Sums of every 32nd product, so that they vectorise.
+template <typename T>
+INLINE T split_dot(const T *a, const T *b, size_t n) {
+  constexpr size_t LANES = 32;
+  T sums[LANES] = {};
+  size_t j = 0;
+  for (; j + LANES <= n; j += LANES)
+    for (size_t l = 0; l < LANES; ++l) sums[l] += a[j + l] * b[j + l];
+  T total = 0;
+  for (; j < n; ++j) total += a[j] * b[j];
+  for (size_t l = 0; l < LANES; ++l) total += sums[l];
+  return total;
+}
+CLONES double dot(const double *a, const double *b, size_t n) { return split_dot(a, b, n); }
+CLONES float dot(const float *a, const float *b, size_t n) { return split_dot(a, b, n); }
 
 template <typename T>
 T soft(T v, T cut) {
@@ -136,16 +152,71 @@ struct Logarithm {  // strength p0, offset p1
   }
 };
 
-// Minimises u'Hu/2 + c'u + sum_b penalty_b(u_b) from where u stands.
-template <typename Kind, typename T>
+// The quadratic (u - z)'H(u - z)/2 + g'(u - z), given by H; its state is the gradient.
+template <typename T>
+struct GramModel {
+  const T *H, *g, *z;
+  size_t m;
+  std::vector<T> state;
+
+  T entry(size_t i, size_t j) const { return H[i * m + j]; }
+  T slope(size_t i, const T *) const { return state[i]; }
+  void move(size_t i, T by) { add_scaled(state.data(), H + i * m, by, m); }
+  void begin() { state.assign(g, g + m); }
+  T value(const T *u, const T *at) const {
+    T total = 0;
+    for (size_t i = 0; i < m; ++i) total += (u[i] - z[i]) * (at[i] + g[i]) / 2;
+    return total;
+  }
+};
+
+// The same for H = A A' + diag(ridge) with rows of A that lie anywhere; its state is the
+// combination A'(u - z), shorter than a row of H where the rows of A are many.
+template <typename T>
+struct ColumnModel {
+  const T *A, *ridge, *g, *z;
+  const int64_t *slots;
+  size_t m, n;
+  std::vector<T> state;
+
+  const T *row(size_t i) const { return A + slots[i] * n; }
+  T entry(size_t i, size_t j) const {
+    return dot(row(i), row(j), n) + (i == j ? ridge[i] : T(0));
+  }
+  T slope(size_t i, const T *u) const {
+    return g[i] + dot(row(i), state.data(), n) + ridge[i] * (u[i] - z[i]);
+  }
+  void move(size_t i, T by) { add_scaled(state.data(), row(i), by, n); }
+  void begin() { state.assign(n, T(0)); }
+  T value(const T *u, const T *at) const {
+    T total = 0;
+    for (size_t j = 0; j < n; ++j) total += at[j] * at[j] / 2;
+    for (size_t i = 0; i < m; ++i) {
+      const T by = u[i] - z[i];
+      total += g[i] * by + ridge[i] / 2 * by * by;
+    }
+    return total;
+  }
+};
+
+// Minimises a quadratic plus sum_b penalty_b(u_b) from u = z.
+template <typename Kind, typename T, typename Model>
 class Descent {
  public:
-  Descent(const T *H, const T *c, T *u, const int64_t *starts, size_t m, size_t k,
-          const T *parameters, T tol)
-      : H(H), c(c), u(u), starts(starts), m(m), k(k), parameters(parameters), tol(tol),
-        r(m), lipschitz(k) {
-    for (size_t b = 0; b < k; ++b) lipschitz[b] = curvature(b);
-    refresh();
+  Descent(Model model, T *u, const int64_t *starts, size_t k, const T *parameters, T tol)
+      : model(std::move(model)), g(this->model.g), z(this->model.z), u(u), starts(starts),
+        m(this->model.m), k(k), parameters(parameters), tol(tol), lipschitz(k), places(k) {
+    for (size_t b = 0; b < k; ++b) {
+      places[b] = blocks.size();
+      for (int64_t i = starts[b]; i < starts[b + 1]; ++i)
+        for (int64_t j = starts[b]; j < starts[b + 1]; ++j)
+          blocks.push_back(this->model.entry(i, j));
+      lipschitz[b] = curvature(b);
+    }
+    this->model.begin();
+    T largest = 0;
+    for (size_t i = 0; i < m; ++i) largest = std::max(largest, std::abs(g[i]));
+    exacting = tol < T(1e5) * std::numeric_limits<T>::epsilon() * largest;
   }
 
   int64_t run(int64_t most) {
@@ -155,15 +226,13 @@ class Descent {
     while (epochs < most) {
       ++epochs;
       if (pass(all) <= tol) {
-        refresh();  // sums that were updated many times have lost digits
+        if (exacting) refresh();  // sums that were updated many times have lost digits
         if (residual() <= tol) break;
       }
       active.clear();
       for (size_t b = 0; b < k; ++b)
         if (!is_zero(b)) active.push_back(b);
-      kept_u.clear();
-      kept_r.clear();
-      keep();
+      forget();
       while (epochs < most && !active.empty()) {
         ++epochs;
         if (pass(active) <= tol / 2) break;
@@ -175,13 +244,17 @@ class Descent {
   }
 
  private:
-  const T *H, *c;
+  Model model;
+  const T *g, *z;
   T *u;
   const int64_t *starts;
   size_t m, k;
   const T *parameters;
   T tol;
-  std::vector<T> r, lipschitz, kept_u, kept_r, next, moved, gradient;
+  bool exacting;
+  std::vector<T> lipschitz;
+  std::vector<size_t> places;  // of each block of H in `blocks`
+  std::vector<T> blocks, kept_u, kept_state, next, moved, gradient;
 
   size_t size(size_t b) const { return starts[b + 1] - starts[b]; }
 
@@ -193,12 +266,14 @@ class Descent {
 
   // An upper bound of the largest eigenvalue of a block, exact for one coordinate.
   T curvature(size_t b) const {
+    const T *h = &blocks[places[b]];
+    const size_t n = size(b);
     T rows = 0, squares = 0;
-    for (int64_t i = starts[b]; i < starts[b + 1]; ++i) {
+    for (size_t i = 0; i < n; ++i) {
       T sum = 0;
-      for (int64_t j = starts[b]; j < starts[b + 1]; ++j) {
-        sum += std::abs(H[i * m + j]);
-        squares += H[i * m + j] * H[i * m + j];
+      for (size_t j = 0; j < n; ++j) {
+        sum += std::abs(h[i * n + j]);
+        squares += h[i * n + j] * h[i * n + j];
       }
       rows = std::max(rows, sum);
     }
@@ -206,9 +281,9 @@ class Descent {
   }
 
   void refresh() {
-    std::copy(c, c + m, r.begin());
+    model.begin();
     for (size_t i = 0; i < m; ++i)
-      if (u[i] != 0) add_scaled(r.data(), H + i * m, u[i], m);
+      if (u[i] != z[i]) model.move(i, u[i] - z[i]);
   }
 
   // Proximal step of a block from v with gradient g, into w.
@@ -246,13 +321,14 @@ class Descent {
     for (size_t b : blocks) {
       const size_t at = starts[b], n = size(b);
       if (n == 1) {
+        const T slope = model.slope(at, u);
         T new_value;
-        step(b, u + at, r.data() + at, &new_value);
+        step(b, u + at, &slope, &new_value);
         const T by = new_value - u[at];
         if (by == 0) continue;
         worst = std::max(worst, std::abs(by) * lipschitz[b]);
         u[at] = new_value;
-        add_scaled(r.data(), H + at * m, by, m);
+        model.move(at, by);
       } else {
         worst = std::max(worst, within(b));
       }
@@ -264,7 +340,7 @@ class Descent {
   T within(size_t b) {
     const size_t at = starts[b], n = size(b);
     moved.assign(u + at, u + at + n);
-    gradient.assign(r.begin() + at, r.begin() + at + n);
+    slopes(b);
     next.resize(n);
     T first = 0;
     for (int count = 0; count < BLOCK_STEPS; ++count) {
@@ -274,7 +350,7 @@ class Descent {
         const T by = next[i] - moved[i];
         square += by * by;
         if (by == 0) continue;
-        const T *h = H + (at + i) * m + at;
+        const T *h = &blocks[places[b]] + i * n;
         for (size_t j = 0; j < n; ++j) gradient[j] += by * h[j];
         moved[i] = next[i];
       }
@@ -288,7 +364,7 @@ class Descent {
       if (by == 0) continue;
       square += by * by;
       u[at + i] = moved[i];
-      add_scaled(r.data(), H + (at + i) * m, by, m);
+      model.move(at + i, by);
     }
     return std::max(first, std::sqrt(square) * lipschitz[b]);
   }
@@ -299,7 +375,8 @@ class Descent {
     for (size_t b = 0; b < k; ++b) {
       const size_t at = starts[b], n = size(b);
       next.resize(std::max(next.size(), n));
-      step(b, u + at, r.data() + at, next.data());
+      slopes(b);
+      step(b, u + at, gradient.data(), next.data());
       T square = 0;
       for (size_t i = 0; i < n; ++i)
         square += (next[i] - u[at + i]) * (next[i] - u[at + i]);
@@ -308,14 +385,25 @@ class Descent {
     return worst;
   }
 
-  void keep() {
-    kept_u.insert(kept_u.end(), u, u + m);
-    kept_r.insert(kept_r.end(), r.begin(), r.end());
+  void slopes(size_t b) {
+    gradient.resize(std::max(gradient.size(), size(b)));
+    for (size_t i = 0; i < size(b); ++i) gradient[i] = model.slope(starts[b] + i, u);
   }
 
-  T value(const T *at, const T *slope) const {
-    T total = 0;
-    for (size_t i = 0; i < m; ++i) total += at[i] * (slope[i] + c[i]) / 2;
+  void keep() {
+    kept_u.insert(kept_u.end(), u, u + m);
+    kept_state.insert(kept_state.end(), model.state.begin(), model.state.end());
+  }
+
+  // Keep nothing but where u stands.
+  void forget() {
+    kept_u.clear();
+    kept_state.clear();
+    keep();
+  }
+
+  T value(const T *at, const T *state) const {
+    T total = model.value(at, state);
     for (size_t b = 0; b < k; ++b) {
       const T *p = parameters + 3 * b;
       if (size(b) == 1) {
@@ -352,19 +440,18 @@ class Descent {
     T total = 0;
     for (T w : weights) total += w;
     if (solved && std::isfinite(total) && total != 0) {
-      std::vector<T> ahead(m, T(0)), slope(m, T(0));
+      const size_t n = model.state.size();
+      std::vector<T> ahead(m, T(0)), state(n, T(0));
       for (size_t i = 0; i < MEMORY; ++i) {
         add_scaled(ahead.data(), &kept_u[(i + 1) * m], weights[i] / total, m);
-        add_scaled(slope.data(), &kept_r[(i + 1) * m], weights[i] / total, m);
+        add_scaled(state.data(), &kept_state[(i + 1) * n], weights[i] / total, n);
       }
-      if (value(ahead.data(), slope.data()) < value(u, r.data())) {
+      if (value(ahead.data(), state.data()) < value(u, model.state.data())) {
         std::copy(ahead.begin(), ahead.end(), u);
-        r = std::move(slope);
+        model.state = std::move(state);
       }
     }
-    kept_u.clear();
-    kept_r.clear();
-    keep();
+    forget();
   }
 
   // Cholesky of a tiny matrix; false if it is not positive definite.
@@ -391,27 +478,24 @@ class Descent {
   }
 };
 
-template <typename T>
-nb::tuple descend(Matrix<T> H, Vector<T> c, Vector<T> start, Vector<int64_t> starts,
-                  const std::string &kind, Matrix<T> parameters, double tol,
-                  int64_t most) {
-  const size_t m = H.shape(0);
+// Checks what all models have, minimises and returns u with the number of passes.
+template <typename T, typename Model>
+nb::tuple minimise(Model model, Vector<int64_t> starts, const std::string &kind,
+                   Matrix<T> parameters, double tol, int64_t most) {
   require(starts.shape(0) >= 1, "starts must not be empty");
-  const size_t k = starts.shape(0) - 1;
-  require(H.shape(1) == m, "H must be square");
-  require(c.shape(0) == m && start.shape(0) == m, "c and start must have a number for each row of H");
+  const size_t m = model.m, k = starts.shape(0) - 1;
   require(parameters.shape(0) == k && parameters.shape(1) == 3,
           "parameters must have shape (blocks, 3)");
   require(starts(0) == 0 && starts(k) == int64_t(m), "starts must run from 0 to the rows of H");
   for (size_t b = 0; b < k; ++b) require(starts(b) < starts(b + 1), "starts must rise");
   require(kind == "shrink" || k == m, "only blocks of one coordinate have this kind of penalty");
-  std::vector<T> u(start.data(), start.data() + m);
+  std::vector<T> u(model.z, model.z + m);
   int64_t epochs = -1;
   {
     nb::gil_scoped_release release;
-    const auto go = [&](auto kind_of_penalty) {
-      Descent<decltype(kind_of_penalty), T> work(H.data(), c.data(), u.data(), starts.data(), m, k,
-                                                 parameters.data(), T(tol));
+    const auto go = [&](auto form) {
+      Descent<decltype(form), T, Model> work(std::move(model), u.data(), starts.data(), k,
+                                             parameters.data(), T(tol));
       epochs = work.run(most);
     };
     if (kind == "shrink") go(Shrink());
@@ -425,15 +509,42 @@ nb::tuple descend(Matrix<T> H, Vector<T> c, Vector<T> start, Vector<int64_t> sta
 }
 
 template <typename T>
-void define_descend(nb::module_ &module) {
-  module.def("descend", &descend<T>, nb::arg("H").noconvert(), nb::arg("c").noconvert(),
-             nb::arg("start").noconvert(), nb::arg("starts"), nb::arg("kind"),
+nb::tuple descend(Matrix<T> H, Vector<T> g, Vector<T> z, Vector<int64_t> starts,
+                  const std::string &kind, Matrix<T> parameters, double tol, int64_t most) {
+  const size_t m = H.shape(0);
+  require(H.shape(1) == m, "H must be square");
+  require(g.shape(0) == m && z.shape(0) == m, "g and z must have a number for each row of H");
+  GramModel<T> model{H.data(), g.data(), z.data(), m, {}};
+  return minimise<T>(std::move(model), starts, kind, parameters, tol, most);
+}
+
+template <typename T>
+nb::tuple descend_columns(Matrix<T> A, Vector<int64_t> slots, Vector<T> ridge, Vector<T> g,
+                          Vector<T> z, Vector<int64_t> starts, const std::string &kind,
+                          Matrix<T> parameters, double tol, int64_t most) {
+  const size_t m = slots.shape(0);
+  require(g.shape(0) == m && z.shape(0) == m && ridge.shape(0) == m,
+          "ridge, g and z must have a number for each slot");
+  for (size_t i = 0; i < m; ++i)
+    require(slots(i) >= 0 && slots(i) < int64_t(A.shape(0)), "slots must hold rows of A");
+  ColumnModel<T> model{A.data(), ridge.data(), g.data(), z.data(), slots.data(), m, A.shape(1), {}};
+  return minimise<T>(std::move(model), starts, kind, parameters, tol, most);
+}
+
+template <typename T>
+void define_descent(nb::module_ &module) {
+  module.def("descend", &descend<T>, nb::arg("H").noconvert(), nb::arg("g").noconvert(),
+             nb::arg("z").noconvert(), nb::arg("starts"), nb::arg("kind"),
              nb::arg("parameters").noconvert(), nb::arg("tol"), nb::arg("most"));
+  module.def("descend_columns", &descend_columns<T>, nb::arg("A").noconvert(), nb::arg("slots"),
+             nb::arg("ridge").noconvert(), nb::arg("g").noconvert(), nb::arg("z").noconvert(),
+             nb::arg("starts"), nb::arg("kind"), nb::arg("parameters").noconvert(),
+             nb::arg("tol"), nb::arg("most"));
 }
 
 }  // namespace
 
 void bind_descent(nb::module_ &module) {
-  define_descend<double>(module);
-  define_descend<float>(module);
+  define_descent<double>(module);
+  define_descent<float>(module);
 }

@@ -38,25 +38,28 @@ class Grams:
     def _forget(self) -> None:
         self._slots = np.full(self.design.shape[1], -1, np.int64)
         self._known = np.empty(0, np.int64)
-        self._G = zeros((0, 0), self.design.like)
+        self._G, self._multiplied = zeros((0, 0), self.design.like), 0
         self._tall = zeros((0, self.design.shape[0]), self.design.like)
 
     def get(self, ids: Ints) -> Array:
         """Products among the columns `ids`, (k, k)."""
-        missing = ids[self._slots[ids] < 0]
-        if len(missing):
-            known = len(self._known) + len(missing)
-            if not self._fits(known):
-                self._forget()
-                missing, known = ids, len(ids)
-            if not self._fits(known):
-                return self._afresh(ids)
-            self._add(missing)
+        if not self._holds(ids):
+            return self._afresh(ids)
+        self._multiply()
         slots, known = self._slots[ids], len(self._known)
         return columns(rows(self._G[:known, :known], slots), slots)
 
+    def held(self, ids: Ints) -> tuple[Array, Ints] | None:
+        """Columns as rows of a matrix, and which rows; None where they are not held.
+
+        They are around their means and times the root of the row weights.
+        """
+        if isinstance(self.design, Sparse) or not self._holds(ids):
+            return None
+        return self._tall[: len(self._known), :], self._slots[ids]
+
     def combine(self, ids: Ints, z: Array) -> Array | None:
-        """``sum_i z_i a_i`` over columns asked for before, or None if they are not held.
+        """``sum_i z_i a_i`` over columns, or None if they were not asked for before.
 
         The columns a are around their means and times the root of the row weights; z
         has shape (k,) or (k, q), the answer (n,) or (n, q).
@@ -70,6 +73,23 @@ class Grams:
         known = len(self._known)
         return self._tall[:known, :].T @ put(known, slots, z)
 
+    def _holds(self, ids: Ints) -> bool:
+        """Take up the columns `ids` if there is room; say whether all are held."""
+        missing = ids[self._slots[ids] < 0]
+        if not len(missing):
+            return True
+        if not self._fits(len(self._known) + len(missing)):
+            self._forget()
+            missing = ids
+        if not self._fits(len(self._known) + len(missing)):
+            return False
+        old = len(self._known)
+        self._known = np.concatenate((self._known, missing))
+        self._slots[missing] = np.arange(old, len(self._known))
+        if not isinstance(self.design, Sparse):
+            self._stack(missing, old)
+        return True
+
     def _fits(self, count: int) -> bool:
         height = 0 if isinstance(self.design, Sparse) else self.design.shape[0]
         numbers = 4 * count * (height + count)  # room to grow on both sides
@@ -79,29 +99,9 @@ class Grams:
         center = None if self.center is None else rows(self.center, ids)
         return self.design.columns(ids).gram(self.w, center)
 
-    def _add(self, missing: Ints) -> None:
-        old = len(self._known)
-        known = np.concatenate((self._known, missing))
-        need = len(known)
-        if need > self._G.shape[0]:
-            room = 2 * need
-            grown = zeros((room, room), self.design.like)
-            grown[:old, :old] = self._G[:old, :old]
-            self._G = grown
-        block = self._products(known, old)
-        self._G[old:need, :need] = block
-        self._G[:need, old:need] = block.T
-        self._known = known
-        self._slots[missing] = np.arange(old, need)
-
-    def _products(self, known: Ints, old: int) -> Array:
-        """Products of the columns after the first `old` with all known ones."""
-        need = len(known)
-        if isinstance(self.design, Sparse):
-            part = self.design.columns(known)
-            center = None if self.center is None else rows(self.center, known)
-            return part.cross(np.arange(old, need), self.w, center)
-        new = self.design.columns(known[old:])
+    def _stack(self, missing: Ints, old: int) -> None:
+        """Put further columns below those held."""
+        new, need = self.design.columns(missing), old + len(missing)
         xp = namespace(self.w)
         A = new.around_means(self.w)[0] if self.center is not None else new.dense()
         if need > self._tall.shape[0]:
@@ -109,4 +109,23 @@ class Grams:
             grown[:old, :] = self._tall[:old, :]
             self._tall = grown
         self._tall[old:need, :] = (A * xp.sqrt(self.w)[:, None]).T
-        return self._tall[old:need, :] @ self._tall[:need, :].T
+
+    def _multiply(self) -> None:
+        """Bring the products up to the columns held."""
+        old, need = self._multiplied, len(self._known)
+        if old == need:
+            return
+        if need > self._G.shape[0]:
+            room = 2 * need
+            grown = zeros((room, room), self.design.like)
+            grown[:old, :old] = self._G[:old, :old]
+            self._G = grown
+        if isinstance(self.design, Sparse):
+            part = self.design.columns(self._known)
+            center = None if self.center is None else rows(self.center, self._known)
+            block = part.cross(np.arange(old, need), self.w, center)
+        else:
+            block = self._tall[old:need, :] @ self._tall[:need, :].T
+        self._G[old:need, :need] = block
+        self._G[:need, old:need] = block.T
+        self._multiplied = need

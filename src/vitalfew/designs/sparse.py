@@ -102,7 +102,9 @@ class Sparse(Design):
         if part == WHOLE:
             return self.cross(ids, w, center), self.squared_norms(w, center)
         run = self._of(None, self._few(part))
-        C = (self._scaled_rows(self._few(ids), w).T @ run.csc).toarray(order="C")
+        A = scipy.sparse.csr_array(self._scaled_rows(self._few(ids), w))
+        # this way round nothing but the few columns is converted
+        C = np.ascontiguousarray((run.csc.T @ A).toarray().T)
         norms = run.squared_norms(w, None if center is None else center[part])
         return self._both_centred(C, ids, w, center, part), norms
 

@@ -19,7 +19,7 @@ from vitalfew._native._twins import single_gains
 from vitalfew.contracts import Array, Exchanges, Ints
 
 STRIP = 1 << 17  # numbers of a temporary: stays in cache
-RUN = 1 << 22  # numbers of the Hessian's rows held at once: 32 MB
+RUN = 1 << 23  # numbers of the Hessian's rows held at once: 64 MB
 MOST = 1 << 27  # the same for groups that are no runs of columns: 1 GB
 
 

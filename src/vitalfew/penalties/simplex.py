@@ -42,8 +42,8 @@ class Simplex:
     Examples
     --------
     >>> import numpy as np
-    >>> Simplex().prox(np.array([0.9, 0.5, -2.0]), 1.0).tolist()
-    [0.7, 0.3, 0.0]
+    >>> Simplex().prox(np.array([1.0, 0.5, -2.0]), 1.0).tolist()
+    [0.75, 0.25, 0.0]
     """
 
     total: float = 1.0
