@@ -45,8 +45,11 @@ class Grams:
         """Products among the columns `ids`, (k, k)."""
         if not self._holds(ids):
             return self._afresh(ids)
-        self._multiply()
         slots, known = self._slots[ids], len(self._known)
+        if len(ids) < known - self._multiplied and len(self._tall):
+            few = rows(self._tall, slots)
+            return few @ few.T
+        self._multiply()
         return columns(rows(self._G[:known, :known], slots), slots)
 
     def held(self, ids: Ints) -> tuple[Array, Ints] | None:

@@ -99,7 +99,7 @@ class Sparse(Design):
         self, ids: Ints, w: Array, center: Array | None = None, part: Run = WHOLE
     ) -> tuple[Array, Array]:
         """Return `cross` and `squared_norms` of a run of columns, in one pass."""
-        if part == WHOLE:
+        if part.indices(self.shape[1]) == (0, self.shape[1], 1):
             return self.cross(ids, w, center), self.squared_norms(w, center)
         run = self._of(None, self._few(part))
         A = scipy.sparse.csr_array(self._scaled_rows(self._few(ids), w))
