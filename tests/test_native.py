@@ -303,11 +303,14 @@ def test_sparse_products_are_those_of_the_twins(seed, n, k, p, kind, dtype):
     X, parts, by_rows = sparse_of(seed, n, p, kind, dtype)
     A, columns, _ = sparse_of(seed + 1, n, k, kind, dtype)
     w = np.random.default_rng(seed).random(n).astype(dtype)
-    C = _native.sparse_products(*columns, w, *by_rows, p)
-    assert C.dtype == dtype
-    np.testing.assert_allclose(C, A.T @ (X * w[:, None]), atol=1e-4)
-    expected = _twins.sparse_products(*columns, w, *by_rows, p)
-    np.testing.assert_allclose(C, expected, atol=ROUGH[dtype] * n)
+    for first, stop in ((0, p), (p // 3, p // 2), (1, p)):
+        run = (p, first, stop)
+        C = _native.sparse_products(*columns, w, *by_rows, *run)
+        assert C.dtype == dtype
+        exact = (A.T @ (X * w[:, None]))[:, first:stop]
+        np.testing.assert_allclose(C, exact, atol=1e-4)
+        expected = _twins.sparse_products(*columns, w, *by_rows, *run)
+        np.testing.assert_allclose(C, expected, atol=ROUGH[dtype] * n)
     G = _native.sparse_gram(*by_rows, w, p)
     np.testing.assert_allclose(G, X.T @ (X * w[:, None]), atol=1e-4)
     np.testing.assert_allclose(G, _twins.sparse_gram(*by_rows, w, p), atol=1e-4)
@@ -345,11 +348,14 @@ def test_sparse_parts_that_do_not_fit_are_refused():
         with pytest.raises((ValueError, TypeError)):
             _native.sparse_gram(*bad, w, 5)
         with pytest.raises((ValueError, TypeError)):
-            _native.sparse_products(*columns, w, *bad, 5)
+            _native.sparse_products(*columns, w, *bad, 5, 0, 5)
+    for run in ((0, 6), (4, 3), (-1, 2)):
+        with pytest.raises((ValueError, TypeError)):
+            _native.sparse_products(*columns, w, *by_rows, 5, *run)
     wrong = columns[1].copy()
     wrong[0] = 9
     with pytest.raises(ValueError, match="indices"):
-        _native.sparse_products(columns[0], wrong, columns[2], w, *by_rows, 5)
+        _native.sparse_products(columns[0], wrong, columns[2], w, *by_rows, 5, 0, 5)
 
 
 @needs_compiled

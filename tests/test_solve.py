@@ -184,7 +184,7 @@ def test_the_default_solver(f, rng):
     assert solve(f, Cardinality(3)).solver == "GraSP, then LocalSearch"
     tall = LeastSquares(rng.standard_normal((400, 3)), rng.standard_normal(400))
     assert solve(tall, Cardinality(2)).solver == "LocalSearch"
-    assert solve(f, L1(0.1)).solver == "ProximalGradient"
+    assert solve(f, L1(0.1)).solver == "CoordinateDescent"
 
 
 def test_describe_names_changed_settings():

@@ -234,7 +234,7 @@ def _default(objective: Any, structure: Any, start: Any) -> tuple[Solver[Any], A
 def _portfolio(objective: Any, structure: Any, start: Any) -> list[list[Any]]:
     """Chains of solvers that fail on different problems, those that fit this one."""
     first = [start] if isinstance(start, Solver) else []
-    chains = [
+    chains: list[list[Any]] = [
         [*first, solvers.LocalSearch()],
         [solvers.GraSP(), solvers.LocalSearch()],
         [solvers.IHT(), solvers.LocalSearch()],

@@ -260,6 +260,8 @@ def sparse_products(
     row_indices: Ints,
     row_data: Real,
     p: int,
+    first: int,
+    stop: int,
 ) -> Real:
     """Weighted products of a few sparse columns with many, ``A^T diag(w) X``.
 
@@ -273,17 +275,19 @@ def sparse_products(
         X by rows.
     p : int
         Columns of X.
+    first, stop : int
+        The run of its columns that is wanted.
 
     Returns
     -------
-    array of shape (k, p)
+    array of shape (k, stop - first)
         The products, dense.
     """
     n = len(w)
     A = csc_array((data, indices, starts), shape=(n, len(starts) - 1))
     X = csr_array((row_data, row_indices, row_starts), shape=(n, p))
     C: Real = (A.T @ (csr_array(X) * w[:, None])).toarray()
-    return np.ascontiguousarray(C)
+    return np.ascontiguousarray(C[:, first:stop])
 
 
 def sparse_gram(starts: Ints, indices: Ints, data: Real, w: Real, k: int) -> Real:

@@ -226,7 +226,8 @@ class Descent {
     while (epochs < most) {
       ++epochs;
       if (pass(all) <= tol) {
-        if (exacting) refresh();  // sums that were updated many times have lost digits
+        if (!exacting) break;
+        refresh();  // sums that were updated many times have lost digits
         if (residual() <= tol) break;
       }
       active.clear();

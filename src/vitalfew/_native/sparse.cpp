@@ -30,28 +30,34 @@ struct Compressed {
 template <typename T, typename I>
 nb::ndarray<nb::numpy, T> sparse_products(Vector<I> starts, Vector<I> indices, Vector<T> data,
                                           Vector<T> w, Vector<I> row_starts, Vector<I> row_indices,
-                                          Vector<T> row_data, size_t p) {
+                                          Vector<T> row_data, size_t p, size_t first,
+                                          size_t stop) {
   const Compressed<T, I> A{starts, indices, data}, X{row_starts, row_indices, row_data};
   const size_t n = w.shape(0);
   A.check(n);
   require(X.starts.shape(0) == n + 1, "X must have a row for each entry of w");
   X.check(p);
-  const size_t k = A.lines();
-  std::vector<T> C(k * p);
+  require(first <= stop && stop <= p, "the run of columns must lie within X");
+  const size_t k = A.lines(), width = stop - first;
+  std::vector<T> C(k * width);
   {
     nb::gil_scoped_release release;
     const I *at = X.starts.data(), *into = X.indices.data();
     const T *x = X.data.data();
     for (size_t i = 0; i < k; ++i) {
-      T *out = C.data() + i * p;
+      T *out = C.data() + i * width;
       for (I e = A.starts(i); e < A.starts(i + 1); ++e) {
         const size_t row = A.indices(e);
         const T value = A.data(e) * w(row);
-        for (I f = at[row]; f < at[row + 1]; ++f) out[into[f]] += value * x[f];
+        if (width == p)
+          for (I f = at[row]; f < at[row + 1]; ++f) out[into[f]] += value * x[f];
+        else
+          for (I f = at[row]; f < at[row + 1]; ++f)
+            if (const size_t j = size_t(into[f]) - first; j < width) out[j] += value * x[f];
       }
     }
   }
-  return owned(std::move(C), {k, p});
+  return owned(std::move(C), {k, width});
 }
 
 template <typename T, typename I>
@@ -79,7 +85,8 @@ void bind_for(nb::module_ &module) {
   module.def("sparse_products", &sparse_products<T, I>, nb::arg("starts").noconvert(),
              nb::arg("indices").noconvert(), nb::arg("data").noconvert(),
              nb::arg("w").noconvert(), nb::arg("row_starts").noconvert(),
-             nb::arg("row_indices").noconvert(), nb::arg("row_data").noconvert(), nb::arg("p"));
+             nb::arg("row_indices").noconvert(), nb::arg("row_data").noconvert(), nb::arg("p"),
+             nb::arg("first"), nb::arg("stop"));
   module.def("sparse_gram", &sparse_gram<T, I>, nb::arg("starts").noconvert(),
              nb::arg("indices").noconvert(), nb::arg("data").noconvert(),
              nb::arg("w").noconvert(), nb::arg("k"));

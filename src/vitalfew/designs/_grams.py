@@ -46,7 +46,7 @@ class Grams:
         if not self._holds(ids):
             return self._afresh(ids)
         slots, known = self._slots[ids], len(self._known)
-        if len(ids) < known - self._multiplied and len(self._tall):
+        if len(ids) < known - self._multiplied and self._tall.shape[0]:
             few = rows(self._tall, slots)
             return few @ few.T
         self._multiply()

@@ -10,7 +10,7 @@ from vitalfew._arrays import precision
 from vitalfew.contracts import Array, Ints
 from vitalfew.designs._base import WHOLE, Design, Run
 
-CHUNK = 1 << 20  # stored numbers of a temporary
+CHUNK = 1 << 18  # stored numbers of a temporary
 
 
 class Sparse(Design):
@@ -89,29 +89,21 @@ class Sparse(Design):
 
     def cross(self, ids: Ints, w: Array, center: Array | None = None) -> Array:
         """Return the products of columns `ids` with all columns, (k, p)."""
-        A, X = self._few(ids), self._by_rows()
-        C = _native.sparse_products(
-            *_parts(A, X), w, X.indptr, X.indices, X.data, self.shape[1]
-        )
-        return self._both_centred(C, ids, w, center, WHOLE)
+        return self._cross(ids, w, center, WHOLE)
 
     def cross_and_norms(
         self, ids: Ints, w: Array, center: Array | None = None, part: Run = WHOLE
     ) -> tuple[Array, Array]:
         """Return `cross` and `squared_norms` of a run of columns, in one pass."""
-        if part.indices(self.shape[1]) == (0, self.shape[1], 1):
-            return self.cross(ids, w, center), self.squared_norms(w, center)
-        run = self._of(None, self._few(part))
-        A = scipy.sparse.csr_array(self._scaled_rows(self._few(ids), w))
-        # this way round nothing but the few columns is converted
-        C = np.ascontiguousarray((run.csc.T @ A).toarray().T)
-        norms = run.squared_norms(w, None if center is None else center[part])
-        return self._both_centred(C, ids, w, center, part), norms
+        norms = self.squared_norms(w, center)[part]
+        return self._cross(ids, w, center, part), norms
 
-    def _both_centred(
-        self, C: Array, ids: Ints, w: Array, center: Array | None, part: Run
-    ) -> Array:
-        """Move products around zero to around the means."""
+    def _cross(self, ids: Ints, w: Array, center: Array | None, part: Run) -> Array:
+        A, X = self._few(ids), self._by_rows()
+        first, stop, _ = part.indices(self.shape[1])
+        C = _native.sparse_products(
+            *_parts(A, X), w, X.indptr, X.indices, X.data, self.shape[1], first, stop
+        )
         if center is None:
             return C
         means = center[ids]
