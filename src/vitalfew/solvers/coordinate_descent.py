@@ -329,7 +329,8 @@ class _Model:
         assert self.H is not None
         if damping == 0:
             return self.H
-        return self.H + (damping * np.eye(len(self.z))).astype(self.z.dtype)
+        ridge: NDArray[Any] = (damping * np.eye(len(self.z))).astype(self.z.dtype)
+        return np.asarray(self.H + ridge)
 
 
 def _search(
