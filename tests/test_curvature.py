@@ -30,7 +30,7 @@ def span_of(f, rng, count):
     return Coordinates(ids, ids, np.ones(len(ids), np.int64), tuple(f.shape))
 
 
-def by_differences(f, x, span, h=1e-5):
+def by_differences(f, x, span, h=1e-4):
     """Hessian over a span from gradients, which eliminate the intercept."""
     columns = []
     for i in range(len(span.ids)):

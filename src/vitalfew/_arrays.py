@@ -114,7 +114,8 @@ def rows(x: Array, ids: Ints) -> Array:
 def columns(x: Array, ids: Ints) -> Array:
     """Columns `ids` of a matrix."""
     if is_numpy_array(x):
-        return np.take(x, ids, axis=1)  # twice as fast as an index
+        # for few columns twice as fast as an index, for many half as fast
+        return np.take(x, ids, axis=1) if len(ids) <= 300 else x[:, ids]
     if is_torch_array(x):
         return x[:, _index(ids, x)]
     return namespace(x).take(x, _index(ids, x), axis=1)
@@ -123,7 +124,11 @@ def columns(x: Array, ids: Ints) -> Array:
 def put(size: int, ids: Ints, values: Array) -> Array:
     """Return zeros with `values` at rows `ids`."""
     shape = (size, *values.shape[1:])
-    if is_numpy_array(values) or is_torch_array(values):
+    if is_numpy_array(values):
+        out = np.zeros(shape, values.dtype)
+        out[ids] = values
+        return out
+    if is_torch_array(values):
         return at(zeros(shape, values))[_index(ids, values)].set(values)
     host = np.zeros(shape, dtype=to_host(values).dtype)
     host[ids] = to_host(values)
