@@ -1,0 +1,1 @@
+"""Experiments of the papers behind the core, one script for each group of figures."""
