@@ -243,8 +243,8 @@ def run(cell: Row, toy: bool = False) -> Row:
         zero = values[0]
         return {
             "steps": at,
-            "loss": [values[i] / zero for i in at],
-            "norm": [norms[i] for i in at],
+            "loss": [_short(values[i] / zero) for i in at],
+            "norm": [_short(norms[i]) for i in at],
             "least": least(Z) / zero,
         }
     Z = sparse_data(flipped, seed, toy)
@@ -253,16 +253,21 @@ def run(cell: Row, toy: bool = False) -> Row:
         at = _kept(len(values))
         return {
             "steps": at,
-            "loss": [values[i] / values[0] for i in at],
+            "loss": [_short(values[i] / values[0]) for i in at],
             "nonzeros": [counts[i] for i in at],
         }
     return _by_solver(Z, method, SIZES[:4] if toy else SIZES, steps)
 
 
+def _short(value: float) -> float:
+    """Return four digits of a number: as many as a figure shows."""
+    return float(f"{value:.4g}")
+
+
 def _kept(count: int) -> list[int]:
     """Return the steps to record: all at first, then ever fewer, and the last."""
     last = max(count - 1, 1)
-    grid = [np.geomspace(1, last, 60), np.linspace(1, last, 120)]
+    grid = [np.geomspace(1, last, 30), np.linspace(1, last, 40)]
     steps = np.unique(np.concatenate(grid).astype(int))
     return [0, *(int(i) for i in steps if i < count)]
 
