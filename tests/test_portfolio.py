@@ -117,3 +117,34 @@ def test_where_it_makes_no_sense():
         solve(LeastSquares(X, y), L1(0.1), "best")
     with pytest.raises(IncompatibleError, match="got 'bset'"):
         solve(LeastSquares(X, y), Cardinality(2), "bset")
+
+
+def test_the_default_tries_again_where_the_first_start_was_bad():
+    chains = set()
+    for seed in range(6):
+        f, at = LeastSquares(*correlated(seed, n=120, p=300)), Cardinality(12)
+        found = solve(f, at)
+        first = solve(f, at, solvers.LocalSearch(), start=solvers.GraSP())
+        second = solve(f, at, solvers.LocalSearch())
+        chains.add(found.solver)
+        if found.solver == "the best of GraSP, then LocalSearch; LocalSearch":
+            assert found.value <= min(first.value, second.value) + 1e-12
+            assert first.n_iter > 3
+        else:
+            assert found.solver == "GraSP, then LocalSearch"
+            assert found.value == pytest.approx(first.value, rel=1e-12)
+    assert len(chains) == 2
+
+
+def test_the_second_try_is_taken_up_again(tmp_path):
+    for seed in range(6):
+        f, at = LeastSquares(*correlated(seed, n=120, p=300)), Cardinality(12)
+        whole = solve(f, at)
+        if whole.solver.startswith("the best"):
+            break
+    for limit in range(1, whole.n_iter, 3):
+        file = tmp_path / f"{limit}.npz"
+        solve(f, at, max_iter=limit, checkpoint=file)
+        again = solve(f, at, checkpoint=file)
+        assert again.value == pytest.approx(whole.value, rel=1e-12)
+        assert again.solver == whole.solver

@@ -122,7 +122,7 @@ def load(path: Path, mark: str) -> tuple[dict[str, Any], Any]:
 
 def _check_extra(extra: Any) -> None:
     """Raise unless the counts are counts and the generator's state is one."""
-    for name in ("stage", "n_iter"):
+    for name in ("stage", "stage_began", "n_iter"):
         if type(extra[name]) is not int or not 0 <= extra[name] < 2**63:
             raise ValueError(name)
     for value in extra["history"]:

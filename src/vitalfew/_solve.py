@@ -33,6 +33,7 @@ from vitalfew.solvers.omp import grow
 from vitalfew.supports import Coordinates, Point, Whole
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
+SHARE_MENDED = 0.25  # exchanges for each atom, up to which a start was a good one
 ROWS_PER_COLUMN = 20  # from here on OMP fetches all products in a few passes
 
 
@@ -58,7 +59,8 @@ def solve(
         What is allowed (`vitalfew.structures`) or what costs extra
         (`vitalfew.penalties`).
     solver : Solver or "best", optional
-        One of `vitalfew.solvers`. By default `GraSP` and then `LocalSearch`, or
+        One of `vitalfew.solvers`. By default `GraSP` and then `LocalSearch`, and where
+        that needs many exchanges also `LocalSearch` from nothing, the lower of the two;
         `LocalSearch` alone where there are many more rows than columns; for a penalty
         `CoordinateDescent` where it fits and `ProximalGradient` elsewhere. "best" runs
         `LocalSearch` from `GraSP`, from `IHT` and from nothing, which is `OMP`, and
@@ -112,8 +114,8 @@ def solve(
     if not penalised:
         structure = structure.on(objective.shape)
     if solver is None:
-        solver, start = _default(objective, structure, start)
-    if isinstance(solver, str) and solver == "best" and not penalised:
+        chains = _default(objective, structure, start)
+    elif isinstance(solver, str) and solver == "best" and not penalised:
         chains = _portfolio(objective, structure, start)
     else:
         chains = [[start, solver] if isinstance(start, Solver) else [solver]]
@@ -123,6 +125,7 @@ def solve(
     run = _Run(
         objective, structure, chains, max_iter, max_seconds, callback, checkpoint, rng
     )
+    run.if_hard = solver is None
     with one_thread_if_small(objective):
         run.begin(start)
         return run.to_the_end()
@@ -219,16 +222,19 @@ def default_for(objective: Any, penalty: Any) -> Solver[Any]:
     return solvers.ProximalGradient()
 
 
-def _default(objective: Any, structure: Any, start: Any) -> tuple[Solver[Any], Any]:
+def _default(objective: Any, structure: Any, start: Any) -> list[list[Any]]:
+    """Chains of solvers, of which the second is for problems that prove hard."""
     if _is_penalty(structure):
-        return default_for(objective, structure), start
+        first = [start] if isinstance(start, Solver) else []
+        return [[*first, default_for(objective, structure)]]
+    search = solvers.LocalSearch()
+    if start is not None:
+        return [[start, search] if isinstance(start, Solver) else [search]]
     if follows(objective, HasRows):
         few_rows = objective.n_samples < ROWS_PER_COLUMN * objective.shape[0]
     else:
         few_rows = not follows(objective, HasSwapGains)
-    if start is None and few_rows:
-        start = solvers.GraSP()
-    return solvers.LocalSearch(), start
+    return [[solvers.GraSP(), search], [search]] if few_rows else [[search]]
 
 
 def _portfolio(objective: Any, structure: Any, start: Any) -> list[list[Any]]:
@@ -308,12 +314,13 @@ class _Run:
         self.objective, self.structure, self.chains = objective, structure, chains
         self.stages = list(itertools.chain.from_iterable(chains))
         self.first_stages = set(itertools.accumulate(map(len, chains)))
+        self.if_hard = False  # whether later chains wait for a problem that needs them
         self.max_iter, self.max_seconds, self.callback = max_iter, max_seconds, callback
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.rng = check_rng(rng)
         self.penalised = _is_penalty(structure)
         self.begun = self.stored = time.perf_counter()
-        self.n_iter, self.stage = 0, 0
+        self.n_iter, self.stage, self.stage_began = 0, 0, 0
         self.history: list[float] = []
         self.best: Any = None  # a Fit from the start on
         self.best_value = math.inf
@@ -394,6 +401,8 @@ class _Run:
                 last = self.stage + 1 == len(self.stages)
                 if last or status is not Status.CONVERGED or self.best is None:
                     break
+                if self.if_hard and self._was_easy():
+                    break
                 self._next_stage()
             self._crown()
             self._store()
@@ -428,9 +437,16 @@ class _Run:
             self.best, self.best_value = None, math.inf
         solver = self.stages[self.stage + 1]
         self.state = solver.init(self.objective, self.structure, begin, self.rng)
-        self.stage += 1
+        self.stage, self.stage_began = self.stage + 1, self.n_iter
         if self.best is None:
-            self._note(solver.point(self.state))
+            self._keep_if_best(solver.point(self.state))
+
+    def _was_easy(self) -> bool:
+        """Whether a chain is over and its last stage had little to mend."""
+        if self.stage + 1 not in self.first_stages:
+            return False
+        steps = self.n_iter - self.stage_began
+        return steps <= 1 + len(self.best.support) * SHARE_MENDED
 
     def _crown(self) -> None:
         """Let the best of all chains be the answer."""
@@ -444,7 +460,8 @@ class _Run:
         return self._total(fit) if self._allowed(fit) else math.inf
 
     def _description(self) -> str:
-        chains = [", then ".join(map(describe, chain)) for chain in self.chains]
+        begun = 1 + sum(first <= self.stage for first in self.first_stages)
+        chains = [", then ".join(map(describe, chain)) for chain in self.chains[:begun]]
         return chains[0] if len(chains) == 1 else "the best of " + "; ".join(chains)
 
     def _one_stage(self, solver: Solver[Any]) -> Status:
@@ -476,8 +493,11 @@ class _Run:
         return fit.value + float(self.structure.value(fit.x))
 
     def _note(self, fit: Fit) -> None:
+        self.history.append(self._total(fit))
+        self._keep_if_best(fit)
+
+    def _keep_if_best(self, fit: Fit) -> None:
         value = self._total(fit)
-        self.history.append(value)
         allowed = self._allowed(fit)
         if self.best is None or (allowed and value < self.best_value):
             self.best, self.best_value = fit, value if allowed else math.inf
@@ -525,6 +545,7 @@ class _Run:
         extra = {
             "stage": self.stage,
             "n_iter": self.n_iter,
+            "stage_began": self.stage_began,
             "history": [float(v).hex() for v in self.history],
             # some generators keep arrays in their state
             "rng": json.dumps(self.rng.bit_generator.state, default=np.ndarray.tolist),
@@ -538,6 +559,7 @@ class _Run:
         self.begin_at = begun = self._start_fit(start)
         try:
             self.stage, self.n_iter = int(extra["stage"]), int(extra["n_iter"])
+            self.stage_began = int(extra["stage_began"])
             self.history = [float.fromhex(v) for v in extra["history"]]
             solver = self.stages[self.stage]
             template = solver.init(self.objective, self.structure, begun, self.rng)
