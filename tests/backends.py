@@ -7,6 +7,14 @@ import numpy as np
 import pytest
 
 BACKENDS = ["numpy", "strict", "torch"]
+# Each library and each precision, for what costs too much on every pair. The strict
+# one is where mixed precisions fail.
+KINDS = [
+    ("numpy", "float64"),
+    ("numpy", "float32"),
+    ("strict", "float32"),
+    ("torch", "float64"),
+]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from tests.backends import BACKENDS, Backend
+from tests.backends import BACKENDS, KINDS, Backend
 
 # timings on a shared machine say nothing, and a failure must be the same next time
 settings.register_profile("vitalfew", deadline=None, derandomize=True, max_examples=40)
@@ -30,3 +30,10 @@ def backend(request) -> Backend:
 @pytest.fixture(params=["float64", "float32"])
 def dtype(request) -> str:
     return request.param
+
+
+@pytest.fixture(params=KINDS, ids="-".join)
+def kind(request) -> tuple[Backend, str]:
+    """An array library and a precision."""
+    library, precision = request.param
+    return Backend.load(library), precision

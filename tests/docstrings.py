@@ -37,9 +37,8 @@ PACKAGES = (
 
 def public_names() -> dict[str, Any]:
     """Return every public object by the path that imports it."""
-    found: dict[str, Any] = {
-        f"vitalfew.{name}": getattr(vitalfew, name) for name in ("certify", "solve", "path")
-    }
+    verbs = ("certify", "path", "solve")
+    found: dict[str, Any] = {f"vitalfew.{v}": getattr(vitalfew, v) for v in verbs}
     for package in PACKAGES:
         module = importlib.import_module(f"vitalfew.{package}")
         names = getattr(module, "__all__", None) or _own(module)

@@ -21,7 +21,15 @@ from vitalfew._native import _twins
 from vitalfew._native._descent_twins import FORMS
 from vitalfew.contracts import HasAlpha, HasBlocks, HasKernel, follows
 from vitalfew.exceptions import IncompatibleError
-from vitalfew.objectives import LeastSquares, Logistic, Poisson, Quadratic, Smooth
+from vitalfew.objectives import (
+    Gamma,
+    LeastSquares,
+    Logistic,
+    Ordinal,
+    Poisson,
+    Quadratic,
+    Smooth,
+)
 from vitalfew.penalties import (
     L1,
     MCP,
@@ -452,6 +460,57 @@ def test_steep_losses_are_damped(rng):
     solution = solve(f, L1(0.1), CoordinateDescent(), start=far)
     assert distance_of(f, L1(0.1), solution.x) <= 1e-8 * scale_of(f)
     assert np.all(np.diff(solution.history) <= 1e-9)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-25])
+def test_where_there_is_hardly_any_curvature_steps_are_damped(size, rng):
+    """Targets far below the means that coefficients of zero stand for."""
+    X = rng.standard_normal((40, 6)) + 1.0
+    y = size * np.exp(X[:, 0] + 0.1 * rng.standard_normal(40))
+    f = Gamma(X, y)
+    solution = solve(f, L1(0.05), CoordinateDescent())
+    assert distance_of(f, L1(0.05), solution.x) <= 1e-8 * scale_of(f)
+
+
+@pytest.mark.parametrize("power", [-150, -100, 100, 150])
+@pytest.mark.parametrize("kind", ["L1", "GroupL2", "SparseGroup", "MCP", "LogSum"])
+def test_extreme_units(kind, power):
+    X, y = table(0, n=30, p=6, k=3)
+    penalty, unit = IN_BLOCKS[kind], 10.0**power
+    here = solve(LeastSquares(X, y), penalty, CoordinateDescent())
+    there = LeastSquares(X, y * unit)
+    stronger = penalty.with_alpha(penalty.alpha * unit)
+    if kind == "LogSum":
+        stronger = LogSum(penalty.alpha * unit**2, penalty.epsilon * unit)
+        here = solve(LeastSquares(X, y), LogSum(penalty.alpha, penalty.epsilon))
+    solution = solve(there, stronger, CoordinateDescent())
+    np.testing.assert_allclose(solution.x / unit, here.x, atol=1e-6)
+
+
+def test_columns_in_extreme_units():
+    X, y = table(0, n=30, p=6, k=3)
+    labels = [0, 0, 1, 1, 2, 2]
+    for penalty in (L1(0.1), GroupL2(labels, 0.1), SparseGroup(labels, 0.1)):
+        here = solve(LeastSquares(X, y), penalty, CoordinateDescent())
+        for unit in (1e-150, 1e-90, 1e90, 1e150):
+            there = penalty.with_alpha(0.1 * unit)
+            solution = solve(LeastSquares(X * unit, y), there, CoordinateDescent())
+            np.testing.assert_allclose(solution.x * unit, here.x, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_single_precision_comes_to_an_end(seed):
+    """Rounding sends it round in circles, each a little better than the last point."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((60, 8)).astype(np.float32)
+    y = 2 * X[:, 0] - X[:, 3] + 0.3 * rng.standard_normal(60).astype(np.float32)
+    for f in (
+        Ordinal(X, np.digitize(y, [-1, 1]).astype(np.float32)),
+        Logistic(X, y > 0),
+    ):
+        solution = solve(f, L1(0.05), CoordinateDescent(), max_iter=100)
+        assert solution.status is Status.CONVERGED
+        assert distance_of(f, L1(0.05), solution.x) <= 1e-5 * scale_of(f)
 
 
 def test_the_scale_is_what_tol_refers_to():

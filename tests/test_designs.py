@@ -1,12 +1,16 @@
 """Designs: every product against plain NumPy, whatever holds the numbers."""
 
+import copy
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import scipy.sparse
 
 from tests.backends import BACKENDS, Backend
 from vitalfew._arrays import as_array, to_host
-from vitalfew.designs import CrossRows, Dense, Scaled, Sparse, as_design
+from vitalfew.designs import CrossRows, Dense, Grams, Scaled, Sparse, as_design
 
 SCALE = np.array([0.5, 2.0, 1.0, 3.0, 0.1])
 KINDS = [f"{kind} {name}" for kind in ("dense", "scaled") for name in BACKENDS]
@@ -342,3 +346,61 @@ def test_sparse_keeps_what_is_sparse(rng):
     C = design.cross(np.arange(5), np.ones(2000))
     expected = (X[:, :5].T @ X).toarray()
     np.testing.assert_allclose(C, expected, atol=1e-12)
+
+
+class _Slow(Dense):
+    """Lets other threads in whenever columns are asked for."""
+
+    interrupted = False
+
+    def columns(self, ids):
+        time.sleep(0.01)
+        if self.interrupted:
+            raise KeyboardInterrupt
+        return super().columns(ids)
+
+    def cross(self, ids, w, center=None):
+        self.columns(ids)
+        return super().cross(ids, w, center)
+
+    def cross_and_norms(self, ids, w, center=None, part=slice(None)):
+        self.columns(ids)
+        return super().cross_and_norms(ids, w, center, part)
+
+
+@pytest.mark.parametrize("kind", [CrossRows, Grams])
+def test_threads_share_a_cache(kind, rng):
+    X, w = rng.standard_normal((30, 12)), rng.random(30)
+    G = X.T @ (X * w[:, None])
+    cache = kind(_Slow(X), w, None)
+
+    def ask(seed):
+        ids = np.random.default_rng(seed).permutation(12)
+        if kind is Grams:
+            return cache.get(ids), G[np.ix_(ids, ids)]
+        slots = cache.get(ids)
+        return cache.rows[slots], G[ids]
+
+    with ThreadPoolExecutor(4) as pool:
+        for found, expected in pool.map(ask, range(8)):
+            close(found, expected)
+    twin = copy.deepcopy(cache)  # with a lock of its own
+    close(*[c.get(np.arange(3)) for c in (twin, cache)])
+
+
+@pytest.mark.parametrize("kind", [CrossRows, Grams])
+def test_an_interrupt_leaves_a_cache_right(kind, rng):
+    X, w, ids = rng.standard_normal((30, 5)), rng.random(30), np.arange(4)
+    G = X.T @ (X * w[:, None])
+    design = _Slow(X)
+    cache = kind(design, w, None)
+    cache.get(ids[:1])
+    design.interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        cache.get(ids)
+    design.interrupted = False
+    found = cache.get(ids)
+    if kind is Grams:
+        close(found, G[:4, :4])
+    else:
+        close(cache.rows[found], G[:4])

@@ -13,17 +13,15 @@ from vitalfew.estimators import (
     [
         SparseRegressor(),
         SparseRegressor(1),
-        SparseRegressor(loss="huber"),
-        SparseRegressor(positive=True),
-        SparseRegressor(loss="poisson"),
-        SparseRegressor(criterion="ebic"),
+        SparseRegressor(loss="huber", cv=2),
+        SparseRegressor(positive=True, criterion="ebic"),
+        SparseRegressor(loss="poisson", criterion="gic"),
         SparseClassifier(),
-        SparseClassifier(criterion="bic"),
-        SparseClassifier(ordered=True),
-        SparseCox(),
+        SparseClassifier(criterion="bic", ordered=True),
+        SparseCox(cv=2),
         SparseCox(1),
         ScoringSystem(),
-        SparseSelector(),
+        SparseSelector(criterion="bic"),
         SparseSelector(1),
     ]
 )

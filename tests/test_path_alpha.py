@@ -220,6 +220,9 @@ def test_what_cannot_be_varied():
         path(f, L1(1.0), [-1.0])
     with pytest.raises(ValueError, match="budgets must not be empty"):
         path(f, L1(1.0), [])
+    for seconds in (-1.0, float("nan"), "long"):
+        with pytest.raises(ValueError, match="max_seconds must be"):
+            path(f, L1(1.0), [0.1], max_seconds=seconds)
     with pytest.raises(IncompatibleError, match="OMP needs a structure"):
         path(f, L1(1.0), solver=OMP())
     with pytest.raises(IncompatibleError, match="objective must be one of"):

@@ -591,6 +591,32 @@ def test_awkward_data(name, rng):
         assert none.status is Status.CONVERGED
 
 
+def test_huge_steps_do_not_overflow():
+    x = np.array([3.0, -1e-3])
+    np.testing.assert_array_equal(LogSum(0.0, 1e-6).prox(x, 1e300), x)
+    # hard thresholding at 1e-160 sqrt(1e10 1e300), which is 1e-5
+    for penalty in (MCP(1e-160, 1e10), SCAD(1e-160, 1e10)):
+        kept = np.array([1.1e-5, 0.9e-5])
+        np.testing.assert_array_equal(penalty.prox(kept, 1e300), [1.1e-5, 0.0])
+
+
+@pytest.mark.parametrize("form", ["accelerated", "conjugate"])
+@pytest.mark.parametrize("seed", range(3))
+def test_single_precision_comes_to_an_end(seed, form):
+    """The default tolerance is below it, and no number of steps would reach that."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((30, 12)).astype(np.float32)
+    y = 2 * X[:, 0] - X[:, 3] + 0.3 * rng.standard_normal(30).astype(np.float32)
+    for f in (LeastSquares(X, y), Logistic(X, y > 0)):
+        _, g0 = f.value_and_gradient(np.zeros(12, np.float32))
+        for penalty in (SLOPE(0.1), L1Ball(0.5), GroupL2(np.arange(12) // 2, 0.1)):
+            solution = solve(f, penalty, ProximalGradient(form=form), max_iter=1000)
+            _, g = f.value_and_gradient(solution.x)
+            distance = penalty.subdifferential_distance(solution.x, g)
+            assert solution.status is Status.CONVERGED
+            assert distance <= 1e-3 * np.abs(g0).max()
+
+
 def test_a_form_there_is_none_of():
     with pytest.raises(ValueError, match=r"form must be one of.*'newton'"):
         ProximalGradient(form="newton")

@@ -32,6 +32,7 @@ TABLE_SIZES = {
     "hiva": (1, 2, 3, 5, 10, 15, 20, 30),
     "adult": (1, 2, 3, 5, 10, 20, 30),
 }
+LONG = ("hiva", "adult")
 SEEDS, TABLE_SEEDS = 20, 10
 L2 = 1e-3  # ridge of the logistic tables, where few columns can separate the classes
 SETTINGS: dict[str, list[dict[str, Any]]] = {
@@ -59,15 +60,17 @@ METHODS = (
 
 
 def cells(seeds: int, table_seeds: int, tables: tuple[str, ...]) -> Iterator[Row]:
-    """Yield all runs: planted problems first, a seed of everything before the next."""
+    """Yield all runs: planted problems, small tables, then the two that take long."""
     for seed in range(seeds):
         for rho in RHOS:
             for method in METHODS:
                 yield {"data": "planted", "rho": rho, "seed": seed, "method": method}
-    for seed in range(table_seeds):
-        for name in tables:
-            for method in METHODS:
-                yield {"data": name, "seed": seed, "method": method}
+    small = [name for name in tables if name not in LONG]
+    for part in (small, [name for name in tables if name in LONG]):
+        for seed in range(table_seeds):
+            for name in part:
+                for method in METHODS:
+                    yield {"data": name, "seed": seed, "method": method}
 
 
 @dataclass(frozen=True, eq=False)

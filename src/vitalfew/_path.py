@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vitalfew._arrays import to_host, zeros
 from vitalfew._solve import check_pairing, check_problem, default_for, solve, solve_on
 from vitalfew._threads import one_thread_if_small
-from vitalfew._validation import check_rng
+from vitalfew._validation import check_nonnegative, check_rng
 from vitalfew.contracts import Fit, HasAlpha, HasRows, Ints, Solver, Structure, follows
 from vitalfew.exceptions import IncompatibleError
 from vitalfew.solution import Solution, Status, new_axes
@@ -185,6 +185,8 @@ def path(
     array([3, 7])
     """
     rng = check_rng(rng)
+    if max_seconds is not None and max_seconds != math.inf:
+        check_nonnegative("max_seconds", max_seconds)
     validation = follows(choose, HasRows)
     penalised = follows(structure, HasAlpha) and not follows(structure, Structure)
     if not penalised and not follows(structure, Structure):

@@ -1,4 +1,4 @@
-"""Threads of the BLAS library, where they cost more than they bring."""
+"""Threads of the BLAS library, where they cost more than they bring, and locks."""
 
 import os
 import threading
@@ -30,6 +30,22 @@ def _available() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class SharedLock:
+    """A re-entrant lock of an object that may be copied: a copy gets its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type["SharedLock"], tuple[()]]:
+        return SharedLock, ()
 
 
 _lock = threading.Lock()

@@ -335,14 +335,14 @@ def test_an_unknown_column_to_drop(put):
 
 
 def test_many_columns(put, rng):
-    header = ",".join(f"x{i}" for i in range(100_000))
-    rows = "\n".join(",".join(["1.5", "2", "?", "x"] * 25_000) for _ in range(4))
+    header = ",".join(f"x{i}" for i in range(40_000))
+    rows = "\n".join(",".join(["1.5", "2", "?", "x"] * 10_000) for _ in range(4))
     path = put(f"{header}\n{rows}\n")
     begun = time.perf_counter()
     table = read_table(path)
-    # about 6 s on a quiet machine
-    assert time.perf_counter() - begun < 60
-    assert table.columns.numbers.shape == (4, 75_000)
+    # about 2 s on a quiet machine, and minutes where the time were not linear
+    assert time.perf_counter() - begun < 20
+    assert table.columns.numbers.shape == (4, 30_000)
 
 
 def test_an_ordered_dictionary_keeps_its_order(tmp_path):

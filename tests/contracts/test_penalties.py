@@ -198,7 +198,8 @@ def test_nothing_is_lower(penalty, rng):
             assert total >= solution.value - 1e-14
 
 
-def test_penalised_runs_on_every_backend(penalty, backend, dtype, rng):
+def test_penalised_runs_on_every_backend(penalty, kind, rng):
+    backend, dtype = kind
     table = make_table(DATA_PROBLEMS["Logistic"], rng)
     build = DATA_PROBLEMS["Logistic"].build
     solver = solvers.ProximalGradient(tol=1e-8 if dtype == "float64" else 1e-4)

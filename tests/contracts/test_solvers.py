@@ -106,19 +106,31 @@ def test_a_solver_is_a_frozen_record_of_settings(name):
 # -- answers ---------------------------------------------------------------------------
 
 
-def test_answers_on_every_backend(solver, structure, backend, dtype, rng):
+def test_no_answer_is_below_the_optimum(solver, structure, rng):
+    X, y = table_of(rng)
+    f = LeastSquares(X, y)
+    solution = solve(f, structure, solver)
+    check(f, structure, solution)
+    assert solution.value >= optimum(f, structure.on(f.shape)) - 1e-9
+
+
+@pytest.mark.parametrize("name", ["Cardinality, kept", "Groups, costs", "Rows"])
+def test_answers_on_every_backend(solver, name, kind, rng):
+    backend, dtype = kind
     X, y = table_of(rng)
     f = LeastSquares(backend.array(X, dtype), backend.array(y, dtype))
-    solution = solve(f, structure, solver)
+    solution = solve(f, STRUCTURES[name], solver)
     assert type(solution.x) is type(f.like)
-    check(f, structure, solution, dtype)
+    check(f, STRUCTURES[name], solution, dtype)
     exact = LeastSquares(X, y)
-    lowest = optimum(exact, structure.on(exact.shape))
+    lowest = optimum(exact, STRUCTURES[name].on(exact.shape))
     assert solution.value >= lowest - ROUGH[dtype]
 
 
-@pytest.mark.parametrize("options", ["plain", "weights, ridge, intercept"])
-@pytest.mark.parametrize("storage", ["csr_array", "csc_array", "csr_matrix"])
+@pytest.mark.parametrize(
+    ("storage", "options"),
+    [("csr_array", "plain"), ("csc_array", "weights, ridge, intercept")],
+)
 def test_storage_does_not_change_the_answer(solver, structure, storage, options, rng):
     X, y = table_of(rng)
     X[np.abs(X) < 0.4] = 0
@@ -159,7 +171,8 @@ def test_every_objective_of_data(solver, name, rng):
     assert solution.value >= optimum(f, structure.on(f.shape)) - 1e-8
 
 
-def test_several_outputs_and_classes(solver, backend, dtype, rng):
+def test_several_outputs_and_classes(solver, kind, rng):
+    backend, dtype = kind
     X, y = table_of(rng, outputs=3)
     f = LeastSquares(
         backend.array(X, dtype), backend.array(y, dtype), fit_intercept=True
@@ -234,7 +247,7 @@ def test_permuting_the_features_permutes_the_answer(solver, structure, rng):
     np.testing.assert_allclose(permuted, x[order], atol=1e-9)
 
 
-@pytest.mark.parametrize("factor", [1e-6, -3.0, 1e6])
+@pytest.mark.parametrize("factor", [-1e-6, 1e6])
 def test_scaling_y_scales_x(solver, structure, factor, rng):
     X, y = table_of(rng)
     x = solve(LeastSquares(X, y), structure, solver).x

@@ -166,8 +166,9 @@ class _Descent:
         self.curvature = []
         for at in self.blocks:
             block = np.abs(H[at, at])
-            norm = math.sqrt(float(np.sum(block * block)))
-            self.curvature.append(min(norm, float(block.sum(axis=1).max())))
+            most = float(block.sum(axis=1).max())
+            norm = float(np.linalg.norm(block / most)) if most > 0 else 0.0
+            self.curvature.append(most * min(norm, 1.0))
         self.refresh()
 
     def refresh(self) -> None:
@@ -335,9 +336,14 @@ def _logarithm_value(u: Real, s: float, epsilon: float, _: float) -> float:
 
 def _logarithm(v: Real, t: float, s: float, epsilon: float, _: float) -> Real:
     size = abs(float(v[0]))
-    inside = (size + epsilon) ** 2 - 4 * t * s
-    root = (size - epsilon + math.sqrt(max(inside, 0.0))) / 2
-    candidates = [root] if inside >= 0 and root > 0 else []
+    both, twice, gap = size + epsilon, 2 * math.sqrt(t) * math.sqrt(s), size - epsilon
+    candidates = []
+    if both >= twice:
+        # where the two terms nearly cancel, by the product of the two roots
+        root = math.sqrt(both - twice) * math.sqrt(both + twice)
+        other = 2 * (size * epsilon - t * s)
+        u = (gap + root) / 2 if gap > 0 else other / (root - gap)
+        candidates = [u] if u > 0 else []
     return _best(v, t, lambda u: _logarithm_value(u, s, epsilon, 0.0), candidates)
 
 

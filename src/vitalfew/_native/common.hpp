@@ -41,6 +41,12 @@ inline void require(bool holds, const char *what) {
   if (!holds) throw std::invalid_argument(what);
 }
 
+// The size of a result, which sizes given as numbers must not overflow.
+inline size_t area(size_t rows, size_t columns) {
+  require(!columns || rows <= PTRDIFF_MAX / sizeof(double) / columns, "the result is too large");
+  return rows * columns;
+}
+
 template <typename T>
 nb::ndarray<nb::numpy, T> owned(std::vector<T> &&values, std::initializer_list<size_t> shape) {
   auto *held = new std::vector<T>(std::move(values));

@@ -79,10 +79,8 @@ struct MinimaxConcave {  // strength p0, concavity p1
   static T prox(T v, T t, const T *p) {
     Best<MinimaxConcave, T> found(v, t, p);
     const T bend = p[0] * p[1];
-    if (t < p[1]) {
-      const T u = (v - t * p[0]) / (1 - t / p[1]);
-      if (u > 0 && u < bend) found.offer(u);
-    }
+    // clipped, not left out: rounding may put a point beyond its own piece
+    if (t < p[1]) found.offer(std::clamp((v - t * p[0]) / (1 - t / p[1]), T(0), bend));
     if (v >= bend) found.offer(v);
     return found.best;
   }
@@ -99,13 +97,10 @@ struct SmoothlyClipped {  // strength p0, p1 > 2
   template <typename T>
   static T prox(T v, T t, const T *p) {
     Best<SmoothlyClipped, T> found(v, t, p);
-    const T s = p[0], a = p[1], first = v - t * s;
-    if (first > 0 && first <= s) found.offer(first);
-    if (t < a - 1) {
-      const T u = ((a - 1) * v - t * a * s) / (a - 1 - t);
-      if (u > s && u <= a * s) found.offer(u);
-    }
-    if (v > a * s) found.offer(v);
+    const T s = p[0], a = p[1];
+    found.offer(std::clamp(v - t * s, T(0), s));  // clipped, as above
+    if (t < a - 1) found.offer(std::clamp(((a - 1) * v - t * a * s) / (a - 1 - t), s, a * s));
+    if (v >= a * s) found.offer(v);
     return found.best;
   }
 };
@@ -143,9 +138,11 @@ struct Logarithm {  // strength p0, offset p1
   template <typename T>
   static T prox(T v, T t, const T *p) {
     Best<Logarithm, T> found(v, t, p);
-    const T sum = v + p[1], inside = sum * sum - 4 * t * p[0];
-    if (inside >= 0) {
-      const T u = (v - p[1] + std::sqrt(inside)) / 2;
+    const T sum = v + p[1], twice = 2 * std::sqrt(t) * std::sqrt(p[0]);
+    if (sum >= twice) {
+      // where the two terms nearly cancel, by the product of the two roots
+      const T root = std::sqrt(sum - twice) * std::sqrt(sum + twice), gap = v - p[1];
+      const T u = gap > 0 ? (gap + root) / 2 : 2 * (v * p[1] - t * p[0]) / (root - gap);
       if (u > 0) found.offer(u);
     }
     return found.best;
@@ -272,13 +269,12 @@ class Descent {
     T rows = 0, squares = 0;
     for (size_t i = 0; i < n; ++i) {
       T sum = 0;
-      for (size_t j = 0; j < n; ++j) {
-        sum += std::abs(h[i * n + j]);
-        squares += h[i * n + j] * h[i * n + j];
-      }
+      for (size_t j = 0; j < n; ++j) sum += std::abs(h[i * n + j]);
       rows = std::max(rows, sum);
     }
-    return std::min(rows, std::sqrt(squares));
+    if (n == 1 || !(rows > 0)) return rows;
+    for (size_t i = 0; i < n * n; ++i) squares += (h[i] / rows) * (h[i] / rows);
+    return rows * std::min(T(1), std::sqrt(squares));
   }
 
   void refresh() {

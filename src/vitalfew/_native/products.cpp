@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <system_error>
 #include <thread>
 
 #include "common.hpp"
@@ -161,8 +162,14 @@ void run(const Task<T> &t, size_t threads) {
       wide_strips(t, first, step);
   };
   std::vector<std::thread> others;
-  for (size_t i = 1; i < threads; ++i) others.emplace_back(part, i, threads);
-  part(0, threads);
+  others.reserve(threads);
+  size_t here = 1;  // shares of this thread, when the system gives no more threads
+  try {
+    for (size_t i = threads; i-- > 1;) others.emplace_back(part, i, threads);
+  } catch (const std::system_error &) {
+    here = threads - others.size();
+  }
+  for (size_t i = 0; i < here; ++i) part(i, threads);
   for (auto &other : others) other.join();
 }
 
@@ -187,7 +194,7 @@ nb::object products(Matrix<T> A, Vector<T> w, Rows<T> X, size_t threads,
   require(!center || center->shape(0) == p, "center must have an entry for each column of X");
   require(w.shape(0) == n && X.shape(0) == n, "w and X must have a row for each row of A");
   require_rows(X);
-  std::vector<T> C(k * p), middle, squares, left;
+  std::vector<T> C(area(k, p)), middle, squares, left;
   Sums<T> sums{nullptr, nullptr, nullptr};
   if (center) {
     require(k > 0, "A must have a column where sums are wanted");
@@ -211,7 +218,7 @@ template <typename T>
 nb::ndarray<nb::numpy, T> gram(Matrix<T> A, Vector<T> w, size_t threads) {
   const size_t n = A.shape(0), k = A.shape(1);
   require(w.shape(0) == n, "w must have an entry for each row of A");
-  std::vector<T> C(k * k);
+  std::vector<T> C(area(k, k));
   if (k && n) {
     nb::gil_scoped_release release;
     run(Task<T>{A.data(), w.data(), A.data(), C.data(), n, k, k, k, true,

@@ -39,7 +39,7 @@ nb::ndarray<nb::numpy, T> sparse_products(Vector<I> starts, Vector<I> indices, V
   X.check(p);
   require(first <= stop && stop <= p, "the run of columns must lie within X");
   const size_t k = A.lines(), width = stop - first;
-  std::vector<T> C(k * width);
+  std::vector<T> C(area(k, width));
   {
     nb::gil_scoped_release release;
     const I *at = X.starts.data(), *into = X.indices.data();
@@ -66,7 +66,7 @@ nb::ndarray<nb::numpy, T> sparse_gram(Vector<I> starts, Vector<I> indices, Vecto
   const Compressed<T, I> A{starts, indices, data};
   require(A.starts.shape(0) == w.shape(0) + 1, "A must have a row for each entry of w");
   A.check(k);
-  std::vector<T> G(k * k);
+  std::vector<T> G(area(k, k));
   {
     nb::gil_scoped_release release;
     for (size_t row = 0; row < A.lines(); ++row)

@@ -11,8 +11,9 @@ from vitalfew._arrays import solve_posdef
 from vitalfew.bounds._shares import Floats, most, shares
 from vitalfew.contracts import Ints
 
-MOST_STEPS = 1000
+MOST_STEPS = 300
 BETWEEN_NEWTON = 8
+MOST_STALE = 10  # Newton steps in a row that find value and gap as they were
 HALVINGS = 4
 
 
@@ -135,12 +136,17 @@ class Model:
         """
         size = 1 / self._lipschitz
         ahead, momentum, wait = x, 1.0, 0
+        lowest, least, stale = math.inf, math.inf, 0
         for _ in range(MOST_STEPS):
             near, share = self.over.prox(ahead - size * (self.H @ ahead + self.b), size)
             if not wait:
                 new, value = self._towards(self._newton(near, share), near)
-                if value - self.bound(new) <= tol:
+                gap = value - self.bound(new)
+                falls = value < lowest - 1e-15 * abs(lowest) or gap < 0.9 * least
+                stale = 0 if falls else stale + 1
+                if gap <= tol or stale == MOST_STALE:
                     return new
+                lowest, least = min(value, lowest), min(gap, least)
                 if new is not near:
                     x, ahead, momentum = new, new, 1.0
                     continue

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitalfew._arrays import as_array
+from vitalfew._arrays import as_array, precision
 from vitalfew.contracts import Fit, HasConvexity, Ints, follows
 
 Floats = NDArray[np.float64]
@@ -57,8 +57,9 @@ class Problem:
     @cached_property
     def budget(self) -> float:
         """The budget, with the room that structures leave for rounding in sums."""
+        roomy = float(self.structure.budget) * (1 + 1e-12)
         exact = bool(np.all(self.costs == np.round(self.costs)))
-        return float(self.structure.budget) * (1 if exact else 1 + 1e-12)
+        return float(np.floor(roomy)) if exact else roomy
 
     @cached_property
     def sizes(self) -> Ints:
@@ -115,6 +116,19 @@ class Problem:
         if not follows(self.objective, HasConvexity):
             return 0.0
         return float(self.objective.convexity(self.within(node)))
+
+    @cached_property
+    def scale(self) -> float:
+        """Size of the objective's value at zero."""
+        return abs(self.at(np.empty(0, np.int64), np.empty(0)).value)
+
+    def rounding(self, size: float) -> float:
+        """Return what rounding may add to a sum of terms of some size.
+
+        The objective itself is known to no more than the digits of its value at zero.
+        """
+        eps = precision(self.objective.like)
+        return max(1e-10, 1e3 * eps) * size + 64 * eps * self.scale
 
     def at(self, atoms: Ints, z: Floats) -> Fit:
         """Return a point on some atoms as a fit."""

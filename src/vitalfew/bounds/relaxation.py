@@ -14,7 +14,9 @@ from vitalfew.bounds._problem import Floats, Node, Problem
 from vitalfew.bounds._shares import most
 from vitalfew.contracts import Fit, Ints
 
-MOST_STEPS = 100
+MOST_STEPS = 30
+MOST_STALE = 2  # steps in a row that lower neither the value nor the gap
+ENOUGH = 0.9  # share of a gap that a step should leave at most
 FEWEST_JOINING = 16  # atoms that may enter the model in a step
 HALVINGS = 20
 
@@ -107,6 +109,7 @@ def relaxations(
     """
     point = _Point.of(problem, node, mu, *(start or (node.inside, None)))
     best: Relaxation | None = None
+    value, gap, stale = math.inf, math.inf, 0
     for _ in range(MOST_STEPS):
         known = point.relaxation()
         if best is not None and best.bound >= known.bound:
@@ -122,7 +125,14 @@ def relaxations(
         allowed = tol * abs(best.value)
         if best.bound >= cutoff or best.value - best.bound <= allowed:
             return
-        moved = point.moved(max(0.1 * (best.value - best.bound), 0.1 * allowed))
+        # where rounding is larger than what is left, steps change nothing
+        falls = best.value < value - 1e-9 * abs(value)
+        falls |= best.value - best.bound < ENOUGH * gap
+        stale = 0 if falls else stale + 1
+        if stale == MOST_STALE:
+            return
+        value, gap = best.value, best.value - best.bound
+        moved = point.moved(max(0.1 * gap, 0.1 * allowed))
         if moved is None:
             return
         point = moved
@@ -230,8 +240,8 @@ class _Point:
         free = most(gains[node.free], costs[node.free], self.problem.left(node))
         total = free.total + float(gains[node.inside].sum())
         inner = float(self.gradient[self.ids] @ self.z)
-        rounding = max(1e-10, 1e3 * precision(self.problem.objective.like))
-        margin = rounding * (abs(self.loss) + abs(inner) + total)
+        size = abs(self.fit.value) + abs(self.fit.value - self.loss)
+        margin = self.problem.rounding(size + abs(inner) + total)
         return Relaxation(
             bound=self.loss - inner - total - margin,
             value=self.value,

@@ -3,6 +3,7 @@
 import numpy as np
 
 from vitalfew._arrays import columns, itemsize, put, rows, zeros
+from vitalfew._threads import SharedLock
 from vitalfew.contracts import Array, Ints
 from vitalfew.designs._base import Design
 
@@ -14,7 +15,8 @@ class CrossRows:
 
     Gram matrices, gradients and swap gains of a quadratic objective follow from these
     rows without touching X again, and one matrix product for 32 columns costs 6 to 9
-    passes over X, not 32. Shared by all solvers and budgets that work on one objective.
+    passes over X, not 32. Shared by all solvers and budgets that work on one objective,
+    in any number of threads.
 
     Parameters
     ----------
@@ -37,6 +39,7 @@ class CrossRows:
         self._slots = np.full(design.shape[1], -1, np.int64)
         self._rows = zeros((0, design.shape[1]), design.like)
         self.used = 0
+        self._lock = SharedLock()
         self._norms: Array | None = None
 
     @property
@@ -64,20 +67,19 @@ class CrossRows:
         likely : integer array, optional
             Columns to fetch in the same pass if there has to be one.
         """
-        slots = self._slots[ids]
-        missing = ids[slots < 0]
-        if len(missing):
-            if self.used + len(missing) > self.capacity:
-                return None
-            if likely is not None:
-                extra = likely[: max(0, self.design.prefetch - len(missing))]
-                extra = extra[(self._slots[extra] < 0) & ~np.isin(extra, missing)]
-                room = self.capacity - self.used - len(missing)
-                room = min(room, _whole_tiles(len(missing), len(extra)))
-                missing = np.concatenate((missing, extra[:room]))
-            self._fetch(missing)
-            slots = self._slots[ids]
-        return slots
+        with self._lock:
+            missing = ids[self._slots[ids] < 0]
+            if len(missing):
+                if self.used + len(missing) > self.capacity:
+                    return None
+                if likely is not None:
+                    extra = likely[: max(0, self.design.prefetch - len(missing))]
+                    extra = extra[(self._slots[extra] < 0) & ~np.isin(extra, missing)]
+                    room = self.capacity - self.used - len(missing)
+                    room = min(room, _whole_tiles(len(missing), len(extra)))
+                    missing = np.concatenate((missing, extra[:room]))
+                self._fetch(missing)
+            return self._slots[ids]
 
     def _fetch(self, missing: Ints) -> None:
         if self._norms is None:  # from the pass that is made anyway
@@ -93,8 +95,9 @@ class CrossRows:
             grown[: self.used, :] = self._rows[: self.used, :]
             self._rows = grown
         self._rows[self.used : need, :] = block
-        self._slots[missing] = np.arange(self.used, need)
-        self.used = need
+        # in an order in which an interrupt loses rows, and never leaves wrong ones
+        first, self.used = self.used, need
+        self._slots[missing] = np.arange(first, need)
 
     def gram(self, slots: Ints, ids: Ints) -> Array:
         """Products among the wanted columns, (k, k)."""
@@ -102,9 +105,10 @@ class CrossRows:
 
     def combine(self, slots: Ints, z: Array) -> Array:
         """``sum_i z_i rows[slots_i]`` for z of shape (k,) or (k, q): (p,) or (p, q)."""
-        if 2 * len(slots) >= self.used:
+        used = self.used
+        if 2 * len(slots) >= used:
             # one product with zeros beats a gather of long rows
-            return self.rows.T @ put(self.used, slots, z)
+            return self._rows[:used, :].T @ put(used, slots, z)
         return rows(self._rows, slots).T @ z
 
 

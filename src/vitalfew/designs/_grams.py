@@ -3,6 +3,7 @@
 import numpy as np
 
 from vitalfew._arrays import columns, itemsize, namespace, put, rows, zeros
+from vitalfew._threads import SharedLock
 from vitalfew.contracts import Array, Ints
 from vitalfew.designs._base import Design
 from vitalfew.designs.sparse import Sparse
@@ -33,33 +34,36 @@ class Grams:
     ) -> None:
         self.design, self.w, self.center = design, w, center
         self.cache_bytes = cache_bytes
+        self._lock = SharedLock()
         self._forget()
 
     def _forget(self) -> None:
         self._slots = np.full(self.design.shape[1], -1, np.int64)
-        self._known = np.empty(0, np.int64)
         self._G, self._multiplied = zeros((0, 0), self.design.like), 0
+        self._known = np.empty(0, np.int64)
         self._tall = zeros((0, self.design.shape[0]), self.design.like)
 
     def get(self, ids: Ints) -> Array:
         """Products among the columns `ids`, (k, k)."""
-        if not self._holds(ids):
-            return self._afresh(ids)
-        slots, known = self._slots[ids], len(self._known)
-        if len(ids) < known - self._multiplied and self._tall.shape[0]:
-            few = rows(self._tall, slots)
-            return few @ few.T
-        self._multiply()
-        return columns(rows(self._G[:known, :known], slots), slots)
+        with self._lock:
+            if not self._holds(ids):
+                return self._afresh(ids)
+            slots, known = self._slots[ids], len(self._known)
+            if len(ids) < known - self._multiplied and self._tall.shape[0]:
+                few = rows(self._tall, slots)
+                return few @ few.T
+            self._multiply()
+            return columns(rows(self._G[:known, :known], slots), slots)
 
     def held(self, ids: Ints) -> tuple[Array, Ints] | None:
         """Columns as rows of a matrix, and which rows; None where they are not held.
 
         They are around their means and times the root of the row weights.
         """
-        if isinstance(self.design, Sparse) or not self._holds(ids):
-            return None
-        return self._tall[: len(self._known), :], self._slots[ids]
+        with self._lock:
+            if isinstance(self.design, Sparse) or not self._holds(ids):
+                return None
+            return self._tall[: len(self._known), :], self._slots[ids]
 
     def combine(self, ids: Ints, z: Array) -> Array | None:
         """``sum_i z_i a_i`` over columns, or None if they were not asked for before.
@@ -67,14 +71,14 @@ class Grams:
         The columns a are around their means and times the root of the row weights; z
         has shape (k,) or (k, q), the answer (n,) or (n, q).
         """
-        slots = self._slots[ids]
-        if not len(slots) or not self._tall.shape[0] or slots.min() < 0:
+        with self._lock:
+            slots, known, tall = self._slots[ids], len(self._known), self._tall
+        if not len(slots) or not tall.shape[0] or slots.min() < 0:
             return None
-        if 2 * len(slots) < len(self._known):
-            return rows(self._tall, slots).T @ z
+        if 2 * len(slots) < known:
+            return rows(tall, slots).T @ z
         # one product with zeros beats a gather of long rows
-        known = len(self._known)
-        return self._tall[:known, :].T @ put(known, slots, z)
+        return tall[:known, :].T @ put(known, slots, z)
 
     def _holds(self, ids: Ints) -> bool:
         """Take up the columns `ids` if there is room; say whether all are held."""
@@ -87,10 +91,11 @@ class Grams:
         if not self._fits(len(self._known) + len(missing)):
             return False
         old = len(self._known)
-        self._known = np.concatenate((self._known, missing))
-        self._slots[missing] = np.arange(old, len(self._known))
         if not isinstance(self.design, Sparse):
             self._stack(missing, old)
+        # in an order in which an interrupt leaves no column that is not there
+        self._known = np.concatenate((self._known, missing))
+        self._slots[missing] = np.arange(old, len(self._known))
         return True
 
     def _fits(self, count: int) -> bool:

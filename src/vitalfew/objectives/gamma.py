@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from scipy.special import digamma, gammaln, polygamma
 
 from vitalfew._arrays import namespace, to_host
 from vitalfew.contracts import Array
@@ -78,6 +77,8 @@ class Gamma(PointwiseGLM):
 
     def deviance(self, x: Array, intercept: Array | None = None) -> float:
         """Minus twice the log-likelihood at the most likely shape."""
+        from scipy.special import gammaln  # slow to import
+
         xp, n = namespace(self.y), self.n_samples
         logs = float(xp.sum(self.w * xp.log(self.y)))
         loss = self.loss_at(x, intercept)
@@ -92,6 +93,8 @@ class Gamma(PointwiseGLM):
 
 def _shape(excess: float) -> float:
     """Solve ``log a - digamma(a) = excess``, by Newton's method in ``1 / a``."""
+    from scipy.special import digamma, polygamma
+
     a = (3 - excess + np.sqrt((excess - 3) ** 2 + 24 * excess)) / (12 * excess)
     for _ in range(5):
         left = np.log(a) - digamma(a) - excess

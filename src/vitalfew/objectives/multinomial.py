@@ -86,6 +86,7 @@ class Multinomial(DataObjective):
         self._null = (
             zeros((self.n_samples, C), self.like) + self.null_intercept[None, :]
         )
+        self.null_value = self._mean_loss(self._null)
 
     @property
     def strata(self) -> Ints | None:
@@ -118,8 +119,32 @@ class Multinomial(DataObjective):
         if not self.fit_intercept:
             return b
         ones = zeros((self.n_samples, 1), self.like) + 1.0
+        b = self._scaled(eta, b)
         z, _, _ = self._newton(ones, eta, b[None, :], ridge=False)
         return z[0, :]
+
+    def _scaled(self, eta: Array, b: Array) -> Array:
+        """Intercepts by iterative scaling, until they are where the loss is curved.
+
+        It never raises the loss, and far away, where Newton's method finds no
+        curvature, its steps are the longest.
+        """
+        xp = namespace(eta)
+        rare = zeros(self.n_classes, eta) + 1e-12
+        wanted = xp.log(xp.maximum(self.w @ self._hot, rare))
+        weight = xp.log(xp.where(self.w > 0, self.w, xp.ones_like(self.w)))
+        for _ in range(MOST_NEWTON_STEPS):
+            e = eta + b[None, :]
+            top = xp.max(e, axis=1, keepdims=True)
+            e = e - top - xp.log(xp.sum(xp.exp(e - top), axis=1, keepdims=True))
+            e = e + weight[:, None]
+            e = xp.where(self.w[:, None] > 0, e, xp.full_like(e, -float("inf")))
+            top = xp.max(e, axis=0)
+            step = wanted - top - xp.log(xp.sum(xp.exp(e - top[None, :]), axis=0))
+            if float(xp.max(xp.abs(step))) < 1:
+                break
+            b = b + step
+        return b
 
     def _predictor(self, x: Array) -> tuple[Array, Array]:
         eta = self.design.matvec(x)
@@ -222,6 +247,10 @@ class Multinomial(DataObjective):
         if start is not None:
             z = xp.reshape(span.restrict(start.x), (-1, C))
             b = b if start.intercept is None else start.intercept
+        value = self._mean_loss(part.matvec(z) + b[None, :])
+        value += self.ridge.value(z, ids)
+        if not value <= self.null_value:  # from a start that is worse than none
+            z, b = zeros((len(ids), C), self.like), self.null_intercept
         if self.fit_intercept:
             A, means = part.around_means(self.w)
             A = xp.concat((A, zeros((self.n_samples, 1), self.like) + 1.0), axis=1)

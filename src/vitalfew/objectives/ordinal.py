@@ -30,6 +30,7 @@ from vitalfew.supports import Coordinates, Point, Whole
 
 LEAST_GAP = -1e-12  # minus the difference of log-odds from which they are apart
 RARE = 1e-4  # about the share of a class that has no rows in a part of the data
+LONGEST = 30.0  # change of log-odds that a step may make beyond their size
 
 
 class Sides(NamedTuple):
@@ -176,7 +177,8 @@ class Ordinal(DataObjective):
         at_u, at_l = sigmoid(-u), sigmoid(low)
         w = self.w
         gap = _gap_slopes(u - low)[1]
-        return Curves(w * at_u * (1 - at_u), w * at_l * (1 - at_l), w * gap)
+        # as products of tails, which are not lost where one of them is almost one
+        return Curves(w * at_u * sigmoid(u), w * at_l * sigmoid(-low), w * gap)
 
     def _pulled(self, u: Array, low: Array) -> Array:
         """Gradient of the mean loss in the products with X: (n,) or (n, C - 1)."""
@@ -236,12 +238,18 @@ class Ordinal(DataObjective):
             c = self._curves(u, low)
             H = at_u.T @ (at_u * c.up[:, None]) + at_l.T @ (at_l * c.low[:, None])
             H = H + between.T @ (between * c.gap[:, None])
-            step = -solve_posdef(H + ridge[:, None] * eye(v.shape[0], H), g)
+            damping = ridge
+            if only:  # or a shift of all thresholds is lost where only gaps are curved
+                most = float(xp.max(xp.linalg.diagonal(H)))
+                damping = ridge + 200 * precision(v) * most
+            step = -solve_posdef(H + damping[:, None] * eye(v.shape[0], H), g)
             slope = float(g @ step)
             # close to the optimum one more Newton step doubles the digits
             rounding = tolerance * max(abs(value), 1e-10)
             last = not -slope > rounding
             move, t = (at_u @ step, at_l @ step), 1.0
+            if not last:  # where all is flat, steps are far too long
+                t = min(1.0, (LONGEST + _reach(u, low)) / max(_reach(*move), 1e-300))
             while True:
                 new_u, new_l, new_v = u + t * move[0], low + t * move[1], v + t * step
                 new = self._mean_loss(new_u, new_l)
@@ -513,6 +521,12 @@ def log_shares(eta: Array) -> Array:
     end = xp.full_like(eta[:, :1], float("inf"))
     u, low = xp.concat((eta, end), axis=1), xp.concat((-end, eta), axis=1)
     return -_losses(u, low)
+
+
+def _reach(u: Array, low: Array) -> float:
+    """Largest size of a finite number of two arrays."""
+    xp, both = namespace(u), namespace(u).concat((u, low))
+    return float(xp.max(xp.abs(xp.where(xp.isfinite(both), both, xp.zeros_like(both)))))
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")

@@ -27,8 +27,11 @@ def group_norms(x: Array, labels: Ints, count: int) -> Array:
     """Return the norm of each group of rows, (count,)."""
     check_row_count("labels", len(labels), x)
     xp = namespace(x)
+    largest = xp.max(xp.abs(x))
+    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
+    x = x / unit  # or squares would overflow, or vanish
     squares = x * x if x.ndim == 1 else xp.sum(x * x, axis=1)
-    return segment_sum(squares, labels, count) ** 0.5
+    return unit * segment_sum(squares, labels, count) ** 0.5
 
 
 def spread(per_group: Array, labels: Ints, x: Array) -> Array:

@@ -63,7 +63,8 @@ class LogSum(Separable):
     def _shrink(self, size: Array, strength: Array, step_size: float) -> Array:
         # in units of epsilon: the larger root of v^2 + (1 - t) v + k - t = 0, or zero
         xp = namespace(size)
-        t, k = size / self.epsilon, strength * (step_size / self.epsilon**2)
+        t = size / self.epsilon
+        k = (strength / self.epsilon) * (step_size / self.epsilon)
         near = xp.clip(t + 1 - 2 * k**0.5, min=0.0)
         root = xp.sqrt(near) * xp.sqrt(t + 1 + 2 * k**0.5)
         # where t - 1 and the root nearly cancel, by the product of the two roots

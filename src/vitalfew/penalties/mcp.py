@@ -67,7 +67,7 @@ class MCP(Separable):
     def _shrink(self, size: Array, strength: Array, step_size: float) -> Array:
         xp = namespace(size)
         if step_size >= self.gamma:  # concave up to gamma: an end of it is best
-            hard = strength * (self.gamma * step_size) ** 0.5
+            hard = strength * (self.gamma**0.5 * step_size**0.5)
             return xp.where(size <= hard, xp.zeros_like(size), size)
         left = xp.clip(size - strength * step_size, min=0.0)
         inner = xp.minimum(left / (1 - step_size / self.gamma), size)

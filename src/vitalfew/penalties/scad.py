@@ -72,7 +72,7 @@ class SCAD(Separable):
         xp, a = namespace(size), self.a
         soft = xp.clip(size - strength * step_size, min=0.0)
         if step_size > a + 1:
-            hard = strength * ((a + 1) * step_size) ** 0.5
+            hard = strength * ((a + 1) ** 0.5 * step_size**0.5)
             return xp.where(size <= hard, xp.zeros_like(size), size)
         if step_size >= a - 1:  # concave from alpha to a alpha: never best in between
             return xp.where(size <= strength * (a + 1 + step_size) / 2, soft, size)

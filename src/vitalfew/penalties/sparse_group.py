@@ -97,7 +97,7 @@ class SparseGroup:
         order = np.argsort(self.labels, kind="stable")
         starts = np.searchsorted(self.labels[order], np.arange(len(self.weights)))
         largest = 0.0
-        norms = np.sqrt(np.add.reduceat((g * g).sum(axis=1)[order], starts))
+        norms = group_norms(g, self.labels, len(self.weights))
         most = norms / np.maximum(self.l1_ratio, 1e-300)
         # a bound for each group; only groups above the best so far need solving
         push = (1 - self.l1_ratio) * self.weights

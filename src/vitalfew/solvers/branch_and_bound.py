@@ -16,8 +16,8 @@ from vitalfew.solvers.local_search import LocalSearch
 NO_BOUND = -sys.float_info.max  # finite, so that it can be stored
 FEW_ATOMS = 64  # whose products are worth their eigenvalues in every part
 SHRUNK = 0.9  # share of the atoms that screening must leave for it to end
-CLOSE = 1e-3  # relative gap that is good enough for a part that is split anyway
 SLACK = 1e-9  # relative error of a refit
+CLOSE = 1e-3  # relative gap that is good enough for a part that is split anyway
 
 
 class _Part(NamedTuple):
@@ -138,9 +138,14 @@ class BranchAndBound(Solver[_State]):
         state = replace(state, mu=problem.convexity(node))
         left = node
         if state.mu > 0 and not problem.whole(node):
-            found = relaxed(problem, node, state.mu, tol=self.tol)
-            left = screened(problem, node, found, self._goal(state))
-            state = replace(state, lower=max(state.lower, found.bound))
+            found, goal = (
+                relaxed(problem, node, state.mu, tol=self.tol),
+                self._goal(state),
+            )
+            left = screened(problem, node, found, goal)
+            # atoms that went before may hold what is above the goal
+            lower = min(found.bound, goal) if state.candidates else found.bound
+            state = replace(state, lower=max(state.lower, lower))
         atoms = np.concatenate((left.inside, left.free))
         shrunk = len(atoms) < SHRUNK * (len(node.inside) + len(node.free))
         candidates = tuple(atoms.tolist())
@@ -228,9 +233,10 @@ class BranchAndBound(Solver[_State]):
         fit = problem.objective.refit(support, None, support)
         # one that was stopped on the way bounds nothing
         known = fit.status is None and math.isfinite(fit.value)
+        slack = SLACK * abs(fit.value) + problem.rounding(abs(fit.value))
         weight = problem.squares(to_host(fit.x))
         part = _Part(
-            bound=fit.value - SLACK * abs(fit.value) if known else NO_BOUND,
+            bound=fit.value - slack if known else NO_BOUND,
             inside=tuple(node.inside.tolist()),
             outside=(),
             atom=int(node.free[np.argmax(weight[node.free])]),

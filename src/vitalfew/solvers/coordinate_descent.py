@@ -37,6 +37,7 @@ MOST_STALE = 3  # steps without progress, which rounding ends
 class _State:
     fit: Fit
     distance: float  # to the optimality condition
+    least: float  # of all distances so far
     scale: float
     step_size: float  # of the prox that tells which blocks leave zero
     stale: int = 0
@@ -106,9 +107,11 @@ class CoordinateDescent(Solver[_State]):
         H = objective.hessian(_narrowed(start), _coordinates(steepest, start.x))
         curvature = float(H[0, 0])
         step_size = 1 / curvature if curvature > 0 else 1.0
+        distance = _distance(structure, start, step_size)
         return _State(
             fit=start,
-            distance=_distance(structure, start, step_size),
+            distance=distance,
+            least=distance,
             scale=scale,
             step_size=step_size,
         )
@@ -141,10 +144,11 @@ class CoordinateDescent(Solver[_State]):
         new, fell = _search(objective, structure, fit, span, model, tol)
         size = min(state.step_size, 1 / top) if top > 0 else state.step_size
         distance = _distance(structure, new, size)
-        moves = fell or distance < 0.9 * state.distance
+        moves = fell or distance < 0.9 * state.least
         return _State(
             fit=new,
             distance=distance,
+            least=min(distance, state.least),
             scale=state.scale,
             step_size=size,
             stale=0 if moves else state.stale + 1,
@@ -351,7 +355,7 @@ def _search(
     slack = max(1e-14, 4 * precision(fit.x)) * abs(before)
     damping = 0.0
     with np.errstate(over="ignore", invalid="ignore"):  # of trial points, refused
-        for _ in range(MOST_TRIALS):
+        for trial in range(MOST_TRIALS):
             step = model.minimiser(damping, tol) - model.z
             x = fit.x + span.embed(as_array(step, fit.x))
             new = _at(objective, x)
@@ -360,5 +364,7 @@ def _search(
             after = new.value + cost + change
             if after <= before + 1e-4 * min(promised, 0.0) + slack:
                 return new, after < before - slack
-            damping = 4 * damping if damping else 0.1 * (model.top or 1.0)
+            # where f curves far more elsewhere, as exponentials do, faster and faster
+            factor = 4 if trial < MOST_TRIALS / 2 else 100
+            damping = factor * damping if damping else 0.1 * (model.top or 1.0)
     return fit, False

@@ -10,6 +10,7 @@ from vitalfew.contracts import Array, Fit, Objective, Penalty, Solver
 
 SUFFICIENT = 0.01  # share of the decrease that a step's own model leaves over
 SHORT = 16  # a step this much shorter measures the penalty's slope
+MOST_STALE = 50  # steps that bring nothing, where `tol` is below the precision
 FORMS = ("accelerated", "conjugate")
 
 
@@ -23,6 +24,9 @@ class _State:
     step_size: float
     distance: float
     scale: float
+    least: float  # of all distances so far
+    lowest: float  # total of the last step that brought something
+    stale: int = 0  # steps since then
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,8 @@ class ProximalGradient(Solver[_State]):
     tol : float, default=1e-8
         Stop when the distance of minus the gradient to the penalty's subdifferential
         falls below this fraction of the largest entry of the gradient at zero, and a
-        proximal step moves x by no more than that times the step size.
+        proximal step moves x by no more than that times the step size. In single
+        precision, which this default is below, also when steps bring nothing more.
 
     Notes
     -----
@@ -98,15 +103,19 @@ class ProximalGradient(Solver[_State]):
             _, moved = objective.value_and_gradient(start.x - t * g)
             curvature = float(xp.sum((g - moved) * g)) / (t * float(xp.sum(g * g)))
             step_size = 1 / curvature if curvature > 0 else 1.0
+        total = start.value + structure.value(start.x)
+        distance = self._distance(structure, start, step_size, scale)
         return _State(
             fit=start,
-            total=start.value + structure.value(start.x),
+            total=total,
             before=start,
             momentum=1.0,
             conjugate=False,
             step_size=step_size,
-            distance=self._distance(structure, start, step_size, scale),
+            distance=distance,
             scale=scale,
+            least=distance,
+            lowest=total,
         )
 
     def _distance(
@@ -135,10 +144,17 @@ class ProximalGradient(Solver[_State]):
         if new is None:
             new = _accelerated(objective, structure, state)
         distance = self._distance(structure, new.fit, new.step_size, state.scale)
-        return replace(new, before=state.fit, distance=distance)
+        new = replace(new, before=state.fit, distance=distance)
+        slack = _rounding(new.fit.x, state.lowest)
+        if distance < 0.9 * state.least or new.total < state.lowest - slack:
+            least = min(distance, state.least)
+            return replace(new, least=least, lowest=new.total, stale=0)
+        return replace(new, stale=state.stale + 1)
 
     def converged(self, state: _State) -> bool:
-        """Whether the optimality condition holds to `tol`."""
+        """Whether the optimality condition holds to `tol`, or rounding stops it."""
+        if self.tol < precision(state.fit.x) and state.stale >= MOST_STALE:
+            return True
         return state.distance <= self.tol
 
     def point(self, state: _State) -> Fit:

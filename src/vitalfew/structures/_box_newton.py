@@ -13,6 +13,7 @@ from vitalfew.contracts import Fit, HasCurvature, Objective, follows
 Floats = NDArray[np.float64]
 
 MOST_STEPS = 500
+MOST_DAMPINGS = 40
 TINY = 1e-12
 
 
@@ -215,7 +216,15 @@ def _damped(H: Floats, eps: float) -> Floats:
     """Make a Hessian definite: duplicates share, and what no row sees stays."""
     diagonal = np.diagonal(H)
     more = np.where(diagonal > 0, max(1e-10, 100 * eps) * diagonal, 1.0)
+    largest = float(np.max(diagonal))
     damped: Floats = H + np.diag(more)
+    for _ in range(MOST_DAMPINGS):
+        try:
+            np.linalg.cholesky(damped)
+            break
+        except np.linalg.LinAlgError:  # rounding left it with falling directions
+            more = np.maximum(10 * more, eps * largest)
+            damped = H + np.diag(more)
     return damped
 
 
