@@ -17,7 +17,7 @@ from vitalfew.exceptions import IncompatibleError
 from vitalfew.objectives import LeastSquares, Logistic, Smooth
 from vitalfew.solution import Status
 from vitalfew.structures import Bounded, Cardinality, Groups, Rows
-from vitalfew.structures._box_newton import box_quadratic, shift_onto
+from vitalfew.structures._box_newton import _damped, box_quadratic, shift_onto
 from vitalfew.supports import Coordinates
 
 INF = math.inf
@@ -564,3 +564,17 @@ def test_bad_settings_name_the_argument(name):
     make, words = BAD[name]
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("flat", [1.0, 1e-314])
+def test_hessians_that_rounding_has_spoilt_still_give_steps(flat, rng):
+    """As of losses that are flat where the classes are apart."""
+    for _ in range(10):
+        root = rng.standard_normal((5, 2))
+        H = root @ root.T
+        H -= 1e-9 * np.diag(rng.random(5))  # falls a little in some directions
+        g = rng.standard_normal(5)
+        damped = _damped(flat * H, 2.2e-16)
+        d = box_quadratic(damped, g, np.full(5, -1.0), np.full(5, 1.0), False)
+        assert np.all(np.abs(d) <= 1)
+        assert g @ d + d @ damped @ d / 2 < 0

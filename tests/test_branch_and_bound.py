@@ -1,6 +1,7 @@
 """Branch and bound: the optimum by enumeration, and the bound on the way to it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -328,3 +329,20 @@ def test_coefficients_within_bounds(total, seed):
     assert solution.value == pytest.approx(min(values), rel=1e-6)
     assert solution.lower_bound <= min(values)
     assert np.all(solution.x >= 0)
+
+
+@pytest.mark.parametrize("tol", [0.1, 0.4])
+def test_a_loose_tolerance_does_not_lift_the_bound_above_the_optimum(tol):
+    """What screening dropped as not much better may still be a little better."""
+    for seed in range(12):
+        X, y = hard(seed, p=9, noise=1.0)
+        f = LeastSquares(X, y, l2=0.3)
+        structure = Cardinality(3).on(f.shape)
+        best, solver = optimum(f, structure), BranchAndBound(tol=tol)
+        for atoms in ([0, 1, 2], [6, 7, 8]):
+            start = f.refit(structure.support(atoms))
+            state = solver.init(f, structure, start, np.random.default_rng(0))
+            state = replace(state, climbing=False)  # so that it has no optimum yet
+            while not solver.converged(state) and not state.climbing:
+                state = solver.step(f, structure, state)
+                assert state.lower <= best * (1 + 1e-9)

@@ -30,7 +30,7 @@ from vitalfew.objectives import (
 )
 from vitalfew.penalties import L1
 from vitalfew.solution import Status
-from vitalfew.solvers import OMP
+from vitalfew.solvers import OMP, BranchAndBound
 from vitalfew.structures import Cardinality, Groups, Rows
 
 STRUCTURES = {
@@ -471,3 +471,41 @@ def test_estimators_refuse_at_once_what_they_could_not_certify(rng):
     with pytest.raises(IncompatibleError, match="l2 > 0"):
         SparseRegressor(3, certify=True).fit(X, y)
     assert SparseRegressor(3, certify=True, l2=0.3).fit(X, y).gap_ < 0.5
+
+
+def test_a_budget_just_short_of_whole_costs_is_that_of_the_structure(rng):
+    """The structure allows for rounding in costs, so the bound has to."""
+    budget = 4.35 * 100  # 434.99999999999994
+    costs = np.array([435.0, 200.0, 300.0])
+    structure = Groups([0, 1, 2], costs=costs, max_cost=budget)
+    X = rng.standard_normal((30, 3))
+    f = LeastSquares(X, 3 * X[:, 0] + 0.1 * X[:, 1], l2=0.01)
+    problem, root, mu = root_of(f, structure)
+    alone = f.refit(problem.structure.support([0]))
+    assert problem.structure.allows(alone.support)
+    assert relaxed(problem, root, mu).bound <= alone.value
+    assert solve(f, structure, BranchAndBound()).value <= alone.value * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("l2", [1e6, 1e9])
+def test_bounds_hold_where_the_ridge_swallows_the_digits(l2, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((60, 2))
+    f = LeastSquares(X, X[:, 0] + rng.standard_normal(60), l2=l2, fit_intercept=True)
+    problem, root, mu = root_of(f, Cardinality(1))
+    best = optimum(f, problem.structure)
+    for _ in range(20):
+        start = np.arange(2), rng.standard_normal(2)
+        for found in relaxations(problem, root, mu, start):
+            assert found.bound <= best
+
+
+def test_relaxations_end_where_rounding_is_larger_than_the_gap(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((23, 5))
+    f = LeastSquares(X, X @ rng.standard_normal(5), l2=1e-6)  # no noise
+    problem, root, mu = root_of(f, Cardinality(4))
+    steps = list(relaxations(problem, root, 1e-6, tol=1e-12))
+    assert mu >= 1e-6
+    assert len(steps) < 20
+    assert max(found.bound for found in steps) <= optimum(f, problem.structure)

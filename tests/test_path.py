@@ -6,6 +6,7 @@ import pytest
 from vitalfew import path, solve
 from vitalfew.exceptions import IncompatibleError
 from vitalfew.objectives import Cox, LeastSquares, Logistic, Quadratic
+from vitalfew.penalties import L1
 from vitalfew.solvers import HTP, OMP
 from vitalfew.structures import Cardinality, Groups
 
@@ -33,6 +34,15 @@ def test_each_solution_is_at_least_as_good_as_solving_afresh():
     for k, solution in zip((2, 5, 8), found.solutions, strict=True):
         fresh = solve(LeastSquares(X, y), Cardinality(k)).value
         assert solution.value <= fresh * (1 + 1e-12)
+
+
+def test_a_path_of_any_length_prints_on_a_few_lines():
+    X, y = table()
+    found = path(LeastSquares(X, y), L1(1.0), choose="bic")
+    assert len(found.budgets) > 50
+    assert repr(found).startswith(f"Path({len(found.budgets)} alphas from ")
+    assert f"choose='bic' took {found.best_budget:.6g}: Solution(" in repr(found)
+    assert len(repr(found)) < 300
 
 
 @pytest.mark.parametrize("choose", ["cv", "cv-1se", "bic", "ebic", "gic"])

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,7 +25,7 @@ N_STRENGTHS, LEAST = 100, 0.01  # of a penalty: how many, and the weakest's shar
 LOOSE = 2.5e-4  # tolerance along strengths, in units of the largest slope at zero
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Path:
     """Solutions over the budget, with the score that chooses among them.
 
@@ -54,14 +54,21 @@ class Path:
     """
 
     budgets: list[float]
-    solutions: list[Solution] = field(repr=False)
+    solutions: list[Solution]
     scores: NDArray[np.float64] | None
     spread: NDArray[np.float64] | None
-    fold_scores: NDArray[np.float64] | None = field(repr=False)
+    fold_scores: NDArray[np.float64] | None
     choose: str
     best_index: int
     interrupted: bool = False
     varied: str = "budget"
+
+    def __repr__(self) -> str:
+        first, last = self.budgets[0], self.budgets[-1]
+        return (
+            f"Path({len(self.budgets)} {self.varied}s from {first:.6g} to {last:.6g}, "
+            f"choose={self.choose!r} took {self.best_budget:.6g}: {self.best})"
+        )
 
     @property
     def best(self) -> Solution:

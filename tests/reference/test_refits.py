@@ -11,6 +11,7 @@ from vitalfew.objectives import (
     LeastSquares,
     Logistic,
     Multinomial,
+    Ordinal,
     Poisson,
 )
 from vitalfew.structures import Rows
@@ -229,3 +230,40 @@ def test_cox_baseline_hazard(X, signal, rng):
         later = np.flatnonzero(their_times > t)
         if len(later):  # theirs does not count what happens at the time itself
             assert h == pytest.approx(before[later[0]], rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 300.0])
+def test_intercepts_are_the_best_where_the_loss_is_flat(size, rng):
+    """Probabilities of nought and one leave Newton's method nothing to go by."""
+    X = rng.standard_normal((40, 3))
+    y = np.argmax(X + 2 * rng.gumbel(size=(40, 3)), axis=1)
+    y[:3] = 0, 1, 2
+    nominal = Multinomial(X, y, fit_intercept=True)
+    for _ in range(5):
+        x = size * rng.standard_normal((3, 3))
+        value, gradient = nominal.value_and_gradient(x)
+        b = scipy.optimize.minimize(
+            lambda b, x=x: nominal.loss_at(x, b), np.zeros(3), method="Powell"
+        )
+        assert value <= b.fun * (1 + 1e-6)
+        assert value == pytest.approx(nominal.loss_at(x, nominal.intercept_at(x)))
+        ordinal = Ordinal(X, y)
+        value, gradient = ordinal.value_and_gradient(x[:, 0])
+        e = X @ x[:, 0]
+        starts = np.quantile(e, [0.2, 0.5, 0.8])
+        for low in starts:
+            for high in starts[starts > low]:
+                t = np.array([low, high])
+                assert value <= ordinal.loss_at(x[:, 0], t) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+def test_a_start_that_is_worse_than_none_does_not_matter(intercept, rng):
+    X = rng.standard_normal((60, 4))
+    y = np.argmax(X[:, :3] + rng.gumbel(size=(60, 3)), axis=1)
+    f = Multinomial(X, y, l2=1e-3, fit_intercept=intercept)
+    span = Rows(2).on(f.shape).support([0, 1])
+    cold = f.refit(span)
+    for size in (10.0, 100.0, 1000.0):
+        start = f.at(span, size * rng.standard_normal(6))
+        assert f.refit(span, start).value == pytest.approx(cold.value, rel=1e-8)

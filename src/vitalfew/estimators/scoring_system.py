@@ -20,6 +20,7 @@ from vitalfew.contracts import Array, Ints
 from vitalfew.estimators._scoring_search import Search
 
 WIDTH = 60  # of a printed card
+MOST_POINTS = 1000  # of an item; all of them are tried in rounding
 
 
 class ScoringSystem(ClassifierMixin, BaseEstimator):
@@ -134,7 +135,7 @@ class ScoringSystem(ClassifierMixin, BaseEstimator):
             passed on.
         """
         check_count("n_nonzero", self.n_nonzero, 0, 50, "a card is no longer")
-        check_count("max_points", self.max_points, 1)
+        check_count("max_points", self.max_points, 1, MOST_POINTS, "points are small")
         check_count("n_thresholds", self.n_thresholds, 1)
         if not check_nonnegative("l2", self.l2):
             raise ValueError(
@@ -151,6 +152,7 @@ class ScoringSystem(ClassifierMixin, BaseEstimator):
             w = _check_sample_weight(
                 sample_weight, X, dtype=X.dtype, ensure_non_negative=True
             )
+        w = w / w.max()  # sums of huge weights are no numbers
         X, y, w = X[w > 0], y[w > 0], w[w > 0]
         self.classes_ = np.unique(y)
         if len(self.classes_) != 2:
@@ -330,8 +332,10 @@ class ScoringSystem(ClassifierMixin, BaseEstimator):
 
 
 def _short(low: float, high: float) -> float:
-    """Return the shortest decimal above `low` and not above `high`."""
+    """Return the roundest decimal above `low` and not above `high`."""
     size = math.floor(math.log10(max(abs(low), abs(high)))) + 1
+    if abs(size) > 290:  # powers of ten are no numbers there
+        return high
     for digits in range(-size, 17 - size):
         unit = 10 ** abs(digits)
         if digits > 0:

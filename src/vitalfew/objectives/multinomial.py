@@ -1,5 +1,6 @@
 """Multinomial logistic regression, one coefficient for each column and class."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from vitalfew.solution import Status
 from vitalfew.supports import Point
 
 MOST_NEWTON_SIZE = 1500  # unknowns up to which the full Hessian is formed
+LONGEST = 30.0  # change of log-odds that a step may make beyond their size
 
 
 class Multinomial(DataObjective):
@@ -116,34 +118,53 @@ class Multinomial(DataObjective):
         return self.w[:, None] * (self._shares(eta) - self._hot)
 
     def _best_intercept(self, eta: Array, b: Array) -> Array:
+        """Minimise over the intercepts alone, from `b`.
+
+        Where log-odds are huge the loss is all kinks: those of a part of them come
+        first, which round the kinks off.
+        """
         if not self.fit_intercept:
             return b
-        ones = zeros((self.n_samples, 1), self.like) + 1.0
-        b = self._scaled(eta, b)
-        z, _, _ = self._newton(ones, eta, b[None, :], ridge=False)
-        return z[0, :]
+        xp, share = namespace(eta), 1.0
+        reach = float(xp.max(xp.abs(eta - xp.mean(eta, axis=0)[None, :])))
+        while LONGEST < share * reach < math.inf:
+            share /= 4
+        while share < 1:
+            b = self._best_shift(share * eta, share * b) / share
+            share *= 4
+        return self._best_shift(eta, b)
 
-    def _scaled(self, eta: Array, b: Array) -> Array:
-        """Intercepts by iterative scaling, until they are where the loss is curved.
-
-        It never raises the loss, and far away, where Newton's method finds no
-        curvature, its steps are the longest.
-        """
-        xp = namespace(eta)
-        rare = zeros(self.n_classes, eta) + 1e-12
-        wanted = xp.log(xp.maximum(self.w @ self._hot, rare))
-        weight = xp.log(xp.where(self.w > 0, self.w, xp.ones_like(self.w)))
+    @np.errstate(over="ignore", invalid="ignore")  # of trial points, refused
+    def _best_shift(self, eta: Array, b: Array) -> Array:
+        """Minimise over the intercepts by damped Newton from `b`."""
+        xp, Q = namespace(self.like), self._basis
+        eps, unit = precision(self.like), eye(self.n_classes, self.like)
+        value = self._mean_loss(eta + b[None, :])
         for _ in range(MOST_NEWTON_STEPS):
-            e = eta + b[None, :]
-            top = xp.max(e, axis=1, keepdims=True)
-            e = e - top - xp.log(xp.sum(xp.exp(e - top), axis=1, keepdims=True))
-            e = e + weight[:, None]
-            e = xp.where(self.w[:, None] > 0, e, xp.full_like(e, -float("inf")))
-            top = xp.max(e, axis=0)
-            step = wanted - top - xp.log(xp.sum(xp.exp(e - top[None, :]), axis=0))
-            if float(xp.max(xp.abs(step))) < 1:
+            shares = self._shares(eta + b[None, :])
+            g = xp.sum(self.w[:, None] * (shares - self._hot), axis=0) @ Q
+            # from products of two classes, which keep digits where one is sure
+            pairs = (shares.T @ (self.w[:, None] * shares)) * (1 - unit)
+            H = Q.T @ (xp.sum(pairs, axis=1)[:, None] * unit - pairs) @ Q
+            # or directions are lost in which the loss is all but flat
+            most = max(200 * eps * float(xp.max(xp.abs(H))), eps**2)
+            u = solve_posdef(H + most * eye(H.shape[0], H), -g)
+            slope, step, t = float(xp.sum(g * u)), Q @ u, 1.0
+            # close to the optimum one more Newton step doubles the digits
+            last = not -slope > max(1e-12, 4 * eps) * max(abs(value), 1e-10)
+            if not last:  # where all is flat, steps are far too long
+                reach = LONGEST + float(xp.max(xp.abs(eta + b[None, :])))
+                t = min(1.0, reach / float(xp.max(xp.abs(step))))
+            while True:
+                new = self._mean_loss(eta + (b + t * step)[None, :])
+                if last or new <= value + 1e-4 * t * slope or t < 1e-10:
+                    break
+                t /= 2
+            if not new <= value:
                 break
-            b = b + step
+            b, value = b + t * step, new
+            if last:
+                break
         return b
 
     def _predictor(self, x: Array) -> tuple[Array, Array]:
@@ -166,21 +187,18 @@ class Multinomial(DataObjective):
 
     # -- refits ------------------------------------------------------------------------
 
-    def _newton(
-        self, A: Array, offset: Array, z: Array, ridge: bool
-    ) -> tuple[Array, Array, Status | None]:
-        """Minimise over ``z`` in ``offset + A z``, rows of `z` summing to zero.
+    def _newton(self, A: Array, z: Array) -> tuple[Array, Array, Status | None]:
+        """Minimise over ``z`` in ``A z``, rows of `z` summing to zero.
 
-        The last column of `A` is the intercept's when `ridge` is set and an intercept
-        is fitted, and goes unpenalised.
+        The last column of `A` is the intercept's where one is fitted, and goes
+        unpenalised.
         """
         xp, Q = namespace(self.like), self._basis
         k, D = A.shape[1], self.n_classes - 1
         penalty = np.zeros(k)
-        if ridge:
-            penalty[: k - 1 if self.fit_intercept else k] = self.l2
+        penalty[: k - 1 if self.fit_intercept else k] = self.l2
         l2 = as_array(penalty, self.like)
-        eta = offset + A @ z
+        eta = A @ z
 
         def value_of(z: Array, eta: Array) -> float:
             return self._mean_loss(eta) + 0.5 * float(xp.sum(l2[:, None] * z * z))
@@ -217,12 +235,7 @@ class Multinomial(DataObjective):
             z, eta, value = z + t * step, eta + t * move, new
             if last:
                 break
-            if (
-                ridge
-                and not self.ridge
-                and value <= SEPARATED_BELOW
-                and (self._separated(eta))
-            ):
+            if not self.ridge and value <= SEPARATED_BELOW and (self._separated(eta)):
                 return z, eta, Status.SEPARATED
         return z, eta, None
 
@@ -260,8 +273,7 @@ class Multinomial(DataObjective):
         z = (z @ self._basis) @ self._basis.T
         status = None
         if z.shape[0]:
-            nothing = zeros((self.n_samples, C), self.like)
-            z, eta, status = self._newton(A, nothing, z, ridge=True)
+            z, eta, status = self._newton(A, z)
         else:
             eta = self._null
         if self.fit_intercept:

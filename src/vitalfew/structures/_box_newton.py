@@ -15,6 +15,7 @@ Floats = NDArray[np.float64]
 MOST_STEPS = 500
 MOST_DAMPINGS = 40
 TINY = 1e-12
+FLAT = 1e-280  # curvature that is none: products of less are no numbers
 
 
 def shift_onto(x: Floats, low: Floats, high: Floats, total: float) -> Floats:
@@ -215,12 +216,14 @@ def minimise_within(
 def _damped(H: Floats, eps: float) -> Floats:
     """Make a Hessian definite: duplicates share, and what no row sees stays."""
     diagonal = np.diagonal(H)
-    more = np.where(diagonal > 0, max(1e-10, 100 * eps) * diagonal, 1.0)
+    more = np.where(diagonal > FLAT, max(1e-10, 100 * eps) * diagonal, 1.0)
     largest = float(np.max(diagonal))
     damped: Floats = H + np.diag(more)
     for _ in range(MOST_DAMPINGS):
+        unit = np.sqrt(np.diagonal(damped))
+        margin = 20 * len(H) * np.finfo(np.float64).eps  # that of every block, too
         try:
-            np.linalg.cholesky(damped)
+            np.linalg.cholesky(damped / np.outer(unit, unit) - margin * np.eye(len(H)))
             break
         except np.linalg.LinAlgError:  # rounding left it with falling directions
             more = np.maximum(10 * more, eps * largest)
