@@ -62,8 +62,8 @@ def cells(problems: list[str], methods: list[str], most_threads: int) -> Iterato
     dict
         Problem, method, threads and round.
     """
-    for threads in range(1, most_threads + 1):
-        for number in range(ROUNDS):
+    for number in range(ROUNDS):
+        for threads in range(1, most_threads + 1):
             for problem in ORDER:
                 if problem not in problems or (
                     threads > 1 and problem not in TWO_THREADS

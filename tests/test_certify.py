@@ -490,12 +490,12 @@ def test_a_budget_just_short_of_whole_costs_is_that_of_the_structure(rng):
 @pytest.mark.parametrize("l2", [1e6, 1e9])
 def test_bounds_hold_where_the_ridge_swallows_the_digits(l2, seed):
     rng = np.random.default_rng(seed)
-    X = rng.standard_normal((60, 2))
+    X = rng.standard_normal((60, 1))
     f = LeastSquares(X, X[:, 0] + rng.standard_normal(60), l2=l2, fit_intercept=True)
     problem, root, mu = root_of(f, Cardinality(1))
     best = optimum(f, problem.structure)
     for _ in range(20):
-        start = np.arange(2), rng.standard_normal(2)
+        start = np.arange(1), rng.standard_normal(1)
         for found in relaxations(problem, root, mu, start):
             assert found.bound <= best
 

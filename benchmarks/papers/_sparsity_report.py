@@ -27,9 +27,10 @@ COLOURS = {
 
 INTRODUCTION = """\
 Training loss on k columns over the loss on none, for every method at its defaults and
-refitted on its support. *vitalfew* is the default of `solve`, GraSP and then
-LocalSearch; *lasso* takes the k largest coefficients at the first strength with k
-nonzeros, refitted. Every number of columns is solved afresh.
+refitted on its support. *vitalfew* is the default of `solve`: GraSP and then
+LocalSearch, and LocalSearch alone too where that mends much; *lasso* takes the k
+largest coefficients at the first strength with k nonzeros, refitted. Every number of
+columns is solved afresh.
 
 The planted problems have 120 rows and 300 columns, 10 of them active, neighbours
 correlated as stated, and a signal of 400 times the variance of the noise. Lines are

@@ -1,5 +1,7 @@
 """Refits on fixed columns against scikit-learn, SciPy and statsmodels."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -241,20 +243,27 @@ def test_intercepts_are_the_best_where_the_loss_is_flat(size, rng):
     nominal = Multinomial(X, y, fit_intercept=True)
     for _ in range(5):
         x = size * rng.standard_normal((3, 3))
-        value, gradient = nominal.value_and_gradient(x)
+        value, _ = nominal.value_and_gradient(x)
         b = scipy.optimize.minimize(
             lambda b, x=x: nominal.loss_at(x, b), np.zeros(3), method="Powell"
         )
         assert value <= b.fun * (1 + 1e-6)
         assert value == pytest.approx(nominal.loss_at(x, nominal.intercept_at(x)))
-        ordinal = Ordinal(X, y)
-        value, gradient = ordinal.value_and_gradient(x[:, 0])
-        e = X @ x[:, 0]
-        starts = np.quantile(e, [0.2, 0.5, 0.8])
-        for low in starts:
-            for high in starts[starts > low]:
-                t = np.array([low, high])
-                assert value <= ordinal.loss_at(x[:, 0], t) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 300.0])
+def test_thresholds_are_the_best_where_the_loss_is_flat(size, rng):
+    X = rng.standard_normal((40, 3))
+    y = np.argmax(X + 2 * rng.gumbel(size=(40, 3)), axis=1)
+    y[:3] = 0, 1, 2
+    f = Ordinal(X, y)
+    for _ in range(10):
+        x = size * rng.standard_normal(3)
+        value, _ = f.value_and_gradient(x)
+        e = X @ x
+        grid = np.unique(np.concatenate((e - 0.01 * size, e + 0.01 * size)))[::3]
+        for low, high in itertools.combinations(grid, 2):
+            assert value <= f.loss_at(x, np.array([low, high])) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("intercept", [False, True])

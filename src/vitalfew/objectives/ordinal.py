@@ -1,5 +1,6 @@
 """Regression on ordered classes: proportional odds, and what departs from them."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -206,11 +207,22 @@ class Ordinal(DataObjective):
         return as_array(null + first + np.cumsum(gaps[:-1]), self.like)
 
     def _thresholds(self, e: Array) -> Array:
-        """Best thresholds, by damped Newton; e (n, C - 1) stays."""
-        sides, none = self._merged, zeros(0, self.like)
-        u, low = sides.at(-e)
-        t, _, _, _ = self._newton(sides.up, sides.low, (u, low), self._spread(e), none)
-        return t
+        """Best thresholds, by damped Newton; e (n, C - 1) stays.
+
+        Where log-odds are huge the loss is all kinks: those of a part of them come
+        first, which round the kinks off.
+        """
+        sides, none, share = self._merged, zeros(0, self.like), 1.0
+        reach = _reach(e - namespace(e).mean(e, axis=0)[None, :], e[:0, :])
+        while LONGEST < share * reach < math.inf:
+            share /= 4
+        t = self._spread(share * e)
+        while True:
+            at = sides.at(-share * e)
+            t, _, _, _ = self._newton(sides.up, sides.low, at, t, none)
+            if share == 1:
+                return t
+            t, share = 4 * t, 4 * share
 
     def _newton(
         self,
