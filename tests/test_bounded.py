@@ -14,7 +14,7 @@ from vitalfew._arrays import as_array, to_host
 from vitalfew._solve import check_pairing
 from vitalfew.contracts import HasAtoms, Penalty, Structure, follows
 from vitalfew.exceptions import IncompatibleError
-from vitalfew.objectives import LeastSquares, Logistic, Smooth
+from vitalfew.objectives import LeastSquares, Logistic, Quantile, Smooth
 from vitalfew.solution import Status
 from vitalfew.structures import Bounded, Cardinality, Groups, Rows
 from vitalfew.structures._box_newton import _damped, box_quadratic, shift_onto
@@ -578,3 +578,20 @@ def test_hessians_that_rounding_has_spoilt_still_give_steps(flat, rng):
         d = box_quadratic(damped, g, np.full(5, -1.0), np.full(5, 1.0), False)
         assert np.all(np.abs(d) <= 1)
         assert g @ d + d @ damped @ d / 2 < 0
+
+
+@pytest.mark.parametrize("seed", [173, 256])
+def test_an_answer_of_many_steps_is_on_the_structure(seed):
+    """Draws on which the sum of a refitted answer was off by 36 roundings of one."""
+    rng = np.random.default_rng(seed)
+    n, p = int(rng.integers(5, 30)), int(rng.integers(2, 8))
+    k = int(rng.integers(1, p + 1))
+    X = rng.standard_normal((n, p)) * 10.0 ** rng.integers(-3, 4, p)
+    X = X * (rng.random() < 0.5) + rng.standard_normal((n, p))
+    y = rng.standard_normal(n)
+    f = Quantile(X, y, quantile=rng.choice([0.1, 0.5, 0.9]), l2=1e-3)
+    structure = Bounded(Cardinality(k), lower=-np.inf, total=1.0).on(f.shape)
+    x = solve(f, structure).x
+    assert structure.contains(x)
+    x[0] += 1e-12
+    assert not structure.contains(x)

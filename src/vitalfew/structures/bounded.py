@@ -438,7 +438,8 @@ class Bounded:
         if inside and here.total is not None:
             off = abs(flat.sum() - here.total)
             size = abs(here.total) + np.abs(flat).sum()
-            inside = off <= (slack + len(flat) ** 0.5 * precision(x)) * size
+            # a refit adds up many steps, each of which rounds the sum
+            inside = off <= (100 + len(flat) ** 0.5) * precision(x) * size
         return bool(inside) and here.structure.contains(x)
 
     def refit(
