@@ -1,20 +1,19 @@
 """What penalties of single coordinates share."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitalfew._arrays import namespace
-from vitalfew._validation import check_nonnegative
 from vitalfew.contracts import Array, Ints
-from vitalfew.penalties._weights import checked_weights, per_row, strongest
+from vitalfew.penalties._weights import PerRow, per_row, strongest
 
 
 @dataclass(frozen=True, eq=False)
-class Separable(ABC):
+class Separable(PerRow, ABC):
     """``sum_i r(|x_i|)`` for a nondecreasing r of strength ``alpha * weight_i``.
 
     A subclass gives r, its slope and its prox on arrays of sizes, which are never
@@ -23,12 +22,6 @@ class Separable(ABC):
 
     alpha: float
     weights: Any = field(default=None, kw_only=True, repr=False)
-
-    def __post_init__(self) -> None:
-        check_nonnegative("alpha", self.alpha)
-        if self.weights is not None:
-            weights = checked_weights(self.weights, None, "row of x")
-            object.__setattr__(self, "weights", weights)
 
     # -- the function of one size ------------------------------------------------------
 
@@ -54,21 +47,6 @@ class Separable(ABC):
         """Name of the compiled prox, and what it needs besides the strength."""
 
     # -- the contract ------------------------------------------------------------------
-
-    @property
-    def labels(self) -> None:
-        """None: every coordinate is its own block."""
-        return
-
-    def on_blocks(self, blocks: Ints) -> Self:
-        """Return the penalty on some rows alone, in this order."""
-        if self.weights is None:
-            return self
-        return replace(self, weights=self.weights[blocks])
-
-    def with_alpha(self, alpha: float) -> Self:
-        """Return this penalty with another strength."""
-        return replace(self, alpha=alpha)
 
     def kernel(self, blocks: Ints) -> tuple[str, NDArray[np.float64]]:
         """Return the name of the compiled prox and its parameters, (k, 3)."""

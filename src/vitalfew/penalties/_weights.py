@@ -1,13 +1,15 @@
 """Weights of the parts of a penalty; a weight of zero leaves its part unpenalised."""
 
 import numbers
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitalfew._arrays import as_array, is_array_api_obj, namespace, to_host
-from vitalfew.contracts import Array
+from vitalfew._validation import check_nonnegative
+from vitalfew.contracts import Array, Ints
 
 
 def checked_weights(
@@ -74,3 +76,36 @@ def strongest(sizes: Array, weights: NDArray[np.float64] | None) -> float:
         sizes = xp.where(counted, sizes, xp.zeros_like(sizes))
         sizes = sizes / xp.where(counted, each, xp.ones_like(each))
     return float(xp.max(sizes))
+
+
+class PerRow:
+    """What penalties of single coordinates with weights for the rows of `x` share.
+
+    A subclass is a frozen dataclass with the fields `alpha` and `weights`.
+    """
+
+    alpha: float
+    weights: Any
+
+    def __post_init__(self) -> None:
+        check_nonnegative("alpha", self.alpha)
+        if self.weights is not None:
+            weights = checked_weights(self.weights, None, "row of x")
+            object.__setattr__(self, "weights", weights)
+
+    @property
+    def labels(self) -> None:
+        """None: every coordinate is its own block."""
+        return
+
+    def with_alpha(self, alpha: float) -> Self:
+        """Return this penalty with another strength."""
+        changed: Self = replace(self, alpha=alpha)  # type: ignore[type-var]
+        return changed
+
+    def on_blocks(self, blocks: Ints) -> Self:
+        """Return the penalty on some rows alone, in this order."""
+        if self.weights is None:
+            return self
+        part: Self = replace(self, weights=self.weights[blocks])  # type: ignore[type-var]
+        return part

@@ -1,25 +1,24 @@
 """The elastic net penalty."""
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitalfew._arrays import namespace
-from vitalfew._validation import check_nonnegative
 from vitalfew.contracts import Array, Ints
 from vitalfew.penalties._weights import (
+    PerRow,
     check_ratio,
-    checked_weights,
     per_row,
     strongest,
 )
 
 
 @dataclass(frozen=True, eq=False)
-class ElasticNet:
+class ElasticNet(PerRow):
     """``alpha * sum_i weight_i (l1_ratio |x_i| + (1 - l1_ratio) x_i^2 / 2)``.
 
     Parameters
@@ -46,29 +45,11 @@ class ElasticNet:
 
     alpha: float
     l1_ratio: float = 0.5
-    weights: Any = field(default=None, repr=False)
+    weights: Any = field(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
-        check_nonnegative("alpha", self.alpha)
+        super().__post_init__()
         check_ratio("l1_ratio", self.l1_ratio)
-        if self.weights is not None:
-            weights = checked_weights(self.weights, None, "row of x")
-            object.__setattr__(self, "weights", weights)
-
-    @property
-    def labels(self) -> None:
-        """None: every coordinate is a block."""
-        return
-
-    def with_alpha(self, alpha: float) -> Self:
-        """Return this penalty with another strength."""
-        return replace(self, alpha=alpha)
-
-    def on_blocks(self, blocks: Ints) -> Self:
-        """Return the penalty on some rows alone, in this order."""
-        if self.weights is None:
-            return self
-        return replace(self, weights=self.weights[blocks])
 
     def kernel(self, blocks: Ints) -> tuple[str, NDArray[np.float64]]:
         """Return the name of the compiled prox and its parameters, (k, 3)."""
