@@ -474,8 +474,8 @@ def test_the_sum_never_rises_and_ends_stationary(name, form, seed):
             g = f.value_and_gradient(solution.x)[1]
             scale = np.abs(f.value_and_gradient(0 * solution.x)[1]).max()
             distance = ALL[name].subdifferential_distance(solution.x, g)
-            # the lowest point may be one before the last, by rounding
-            assert distance <= 1e-7 * scale
+            # the answer is the point that met the criterion, but for rounding
+            assert distance <= 1.01e-8 * scale
             # no single coordinate, to zero or elsewhere, improves by a proximal step
             step = 1e-3
             moved = ALL[name].prox(solution.x - step * g, step)
