@@ -41,7 +41,7 @@ $(STAMPS)/cli: $(STAMPS)/pip pyproject.toml constraints.txt $(NATIVE)
 	touch $@
 
 $(STAMPS)/test: $(STAMPS)/pip pyproject.toml constraints.txt $(NATIVE)
-	$(PIP) -e ".[cli,plot,torch]" --group test --group reference --group browser
+	$(PIP) -e ".[cli,plot,torch,compact,hf]" --group test --group reference --group browser
 	touch $@
 
 $(STAMPS)/dev: $(STAMPS)/test

@@ -23,6 +23,7 @@ from vitalfew.contracts import Array, Ints, Shape
 
 __all__ = [
     "as_array",
+    "block_sums",
     "columns",
     "eye",
     "is_array_api_obj",
@@ -143,15 +144,65 @@ def top(scores: np.ndarray[Any, Any], count: int) -> Ints:
     if count == 1:
         return np.array([np.argmax(scores)])
     if count < len(scores):
-        part = np.argpartition(-scores, count - 1)[:count]
-        # argpartition picks any of equal scores at the border: take the first ones
-        border = scores[part].min()
+        negative = -scores
+        negative.partition(count - 1)
+        border = -negative[count - 1]
+        # of equal scores at the border the first ones
         sure = np.flatnonzero(scores > border)
         tied = np.flatnonzero(scores == border)[: count - len(sure)]
         part = np.concatenate((sure, tied))
     else:
         part = np.arange(len(scores))
-    return part[np.lexsort((part, -scores[part]))]
+    return part[_falling(scores[part])]
+
+
+def _falling(values: np.ndarray[Any, Any]) -> Ints:
+    """Order of falling values; equal ones stay in the order they are in."""
+    order = np.argsort(-values)  # three times as fast as a stable sort
+    value = values[order]
+    again = np.flatnonzero(value[1:] == value[:-1]) + 1
+    if len(again):
+        first = np.ones(len(values), bool)
+        first[again] = False
+        run = np.cumsum(first)
+        tied = ~first
+        tied[again - 1] = True
+        order[tied] = order[tied][np.lexsort((order[tied], run[tied]))]
+    return order
+
+
+def block_sums(
+    v: Array, shape: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Sum of squares of each block of a matrix, row of blocks by row of blocks.
+
+    Parameters
+    ----------
+    v : array
+        Of any shape with as many entries as the matrix.
+    shape : tuple of two ints
+        Of the matrix.
+    size : tuple of two ints
+        Of a block; those at the lower and right edge are smaller where it does not
+        divide.
+
+    Returns
+    -------
+    array of shape (number of blocks,)
+        In double precision, on the host.
+    """
+    xp = namespace(v)
+    height, width = shape
+    rows, cols = min(size[0], height), min(size[1], width)
+    v = xp.astype(xp.reshape(v, shape), xp.float64, copy=False)
+    v = v * v
+    if cols > 1:
+        v = xp.concat((v, zeros((height, -width % cols), v)), axis=1)
+        v = xp.sum(xp.reshape(v, (height, -1, cols)), axis=2)
+    if rows > 1:
+        v = xp.concat((v, zeros((-height % rows, v.shape[1]), v)), axis=0)
+        v = xp.sum(xp.reshape(v, (-1, rows, v.shape[1])), axis=1)
+    return np.asarray(to_host(xp.reshape(v, (-1,))), np.float64)
 
 
 def segment_sum(values: Array, labels: Ints, count: int) -> Array:

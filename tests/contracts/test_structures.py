@@ -14,12 +14,27 @@ from tests.contracts.brute_force import feasible_sets
 from vitalfew import structures
 from vitalfew._arrays import to_host
 from vitalfew.contracts import HasAtoms, Structure, follows
-from vitalfew.structures import Bounded, Cardinality, Groups, Rows
+from vitalfew.structures import (
+    NM,
+    Blocks,
+    Bounded,
+    Cardinality,
+    Channels,
+    Groups,
+    Joint,
+    Rows,
+)
 
 UNEQUAL = [0, 0, 0, 1, 2, 2, 3, 3, 3]
 INTERLEAVED = [1, 0, 2, 1, 3, 0, 2, 1, 1]
 COSTS = [3.0, 2.0, 4.0, 1.0]
 REAL_COSTS = [0.3, 0.2, 0.1, 0.25]
+LAYERS = (
+    Blocks((2, 1), 1).on((3, 2)),
+    NM(1, 2).on((1, 3)),
+    Cardinality(1).on((2,)),
+)
+COSTLY = (Groups([1, 0, 1], costs=[2.0, 1.0], max_cost=2.5).on((3,)), *LAYERS[1:])
 
 # (what the structure is made by, shape it is used on)
 CASES = {
@@ -43,6 +58,31 @@ CASES = {
     "Rows": (lambda **o: Rows(2, **o), (4, 3)),
     "Rows of a vector": (lambda **o: Rows(2, **o), (5,)),
     "Rows, density": (lambda **o: Rows(density=0.5, **o), (5, 2)),
+    "Blocks": (lambda **o: Blocks((2, 2), 2, **o), (4, 4)),
+    "Blocks, ragged": (lambda **o: Blocks((2, 3), 2, **o), (3, 7)),
+    "Blocks, density": (lambda **o: Blocks((3, 1), density=0.4, **o), (7, 3)),
+    "Blocks of a kernel": (lambda **o: Blocks((3, 3), 3, **o), (4, 2, 2, 2)),
+    "Blocks of a vector": (lambda **o: Blocks((4, 2), 2, **o), (7,)),
+    "Blocks of one entry": (lambda **o: Blocks((1, 1), 3, **o), (2, 4)),
+    "NM": (lambda **o: NM(2, 4, **o), (1, 8)),
+    "NM, ragged": (lambda **o: NM(1, 3, **o), (2, 5)),
+    "NM, outputs": (lambda **o: NM(1, 2, axis=0, **o), (3, 3)),
+    "NM of a kernel": (lambda **o: NM(2, 3, **o), (2, 2, 2, 1)),
+    "NM of a vector": (lambda **o: NM(2, 3, **o), (8,)),
+    "NM of all": (lambda **o: NM(3, 3, **o), (2, 4)),
+    "NM, long": (lambda **o: NM(2, 9, **o), (2, 4)),
+    "Channels": (lambda **o: Channels(2, **o), (4, 3)),
+    "Channels, inputs": (lambda **o: Channels(2, axis=1, **o), (2, 5)),
+    "Channels of a kernel": (
+        lambda **o: Channels(density=0.5, axis=1, **o),
+        (3, 4, 2, 2),
+    ),
+    "Joint": (lambda **o: Joint(LAYERS, 4, **o), (11,)),
+    "Joint, density": (lambda **o: Joint(LAYERS, density=0.5, **o), (11,)),
+    "Joint, at least one": (lambda **o: Joint(LAYERS, 4, at_least=1, **o), (11,)),
+    "Joint, at least two": (lambda **o: Joint(LAYERS, 7, at_least=2, **o), (11,)),
+    "Joint, own budgets": (lambda **o: Joint(LAYERS, **o), (11,)),
+    "Joint, costs": (lambda **o: Joint(COSTLY, **o), (8,)),
     # bounds that nothing here meets: what they change is in tests/test_bounded.py
     "Bounded": (lambda **o: Bounded(Cardinality(3, **o), -50, 50), (9,)),
     "Bounded groups": (
@@ -52,6 +92,19 @@ CASES = {
     "Bounded rows": (lambda **o: Bounded(Rows(2, **o), -math.inf), (4, 3)),
 }
 KEEP = {"nothing kept": (), "kept": (2,)}
+# budgets that may be any number of atoms, or any cost
+ANY_BUDGET = [
+    name
+    for name in CASES
+    if not name.startswith("NM")
+    and name
+    not in (
+        "Joint, at least one",
+        "Joint, at least two",
+        "Joint, own budgets",
+        "Joint, costs",
+    )
+]
 
 
 def test_every_exported_structure_is_tested():
@@ -66,10 +119,14 @@ def test_every_exported_structure_is_tested():
     )
 
 
+def made(name, kept):
+    make, shape = CASES[name]
+    return make(keep=KEEP[kept]), shape
+
+
 @pytest.fixture(params=[(c, k) for c in CASES for k in KEEP], ids=": ".join)
 def case(request):
-    make, shape = CASES[request.param[0]]
-    return make(keep=KEEP[request.param[1]]), shape
+    return made(*request.param)
 
 
 def nearest(structure, x):
@@ -246,7 +303,10 @@ def test_widened_is_wider_as_far_as_there_are_atoms(case):
         assert wide.allows(wide.support(everything))
 
 
-def test_with_budget(case):
+@pytest.mark.parametrize("kept", KEEP)
+@pytest.mark.parametrize("name", ANY_BUDGET)
+def test_with_budget(name, kept):
+    case = made(name, kept)
     bound = case[0].on(case[1])
     least = bound.size_of(np.array(bound.keep, int))
     narrow = bound.with_budget(int(least))
@@ -262,6 +322,34 @@ def test_with_budget(case):
     if getattr(bound, "costs", None) is None:
         with pytest.raises(ValueError, match=f"0 to {bound.n_atoms}.*999"):
             bound.with_budget(999)
+
+
+def test_runs_take_the_budgets_that_some_n_allows():
+    bound = NM(2, 4).on((3, 10))  # runs of 4, 4 and 2
+    assert bound.budget == 3 * (2 + 2 + 2)
+    for n, budget in enumerate([0, 9, 18, 24, 30]):
+        other = bound.with_budget(budget)
+        assert other.budget == budget
+        assert other.n == n
+    for budget in (-1, 1, 17, 31, 999):
+        with pytest.raises(ValueError, match=rf"budget.*0, 9, 18, 24.*got {budget}"):
+            bound.with_budget(budget)
+    with pytest.raises(ValueError, match="keep must fit"):
+        NM(1, 2, keep=(0,)).on((4,)).with_budget(0)
+
+
+def test_parts_with_budgets_of_their_own_have_no_other():
+    bound = Joint(LAYERS)
+    assert bound.with_budget(4).budget == 4
+    with pytest.raises(ValueError, match=r"budget must be 4.*999.*n_atoms_allowed"):
+        bound.with_budget(999)
+
+
+def test_a_shared_budget_leaves_room_for_all_parts():
+    bound = Joint(LAYERS, 7, at_least=1)
+    assert bound.with_budget(3).budget == 3
+    with pytest.raises(ValueError, match=r"at_least.*3 parts.*budget of 2"):
+        bound.with_budget(2)
 
 
 @given(st.integers(1, 60), st.floats(1e-3, 1))
@@ -283,6 +371,54 @@ def test_cardinality_is_nearest_whatever_the_ties(x, data):
     kept = np.sort(x**2)[::-1][:k].sum()
     assert np.sum(projected**2) == kept
     assert np.all((projected == 0) | (projected == x))
+
+
+ANY_SHAPE = hnp.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=5)
+SMALL = st.integers(-3, 3)
+
+
+@given(
+    hnp.arrays(np.float64, ANY_SHAPE, elements=SMALL),
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.data(),
+)
+def test_blocks_hold_what_a_grid_of_slices_does(x, rows, cols, data):
+    blocks = Blocks((rows, cols), 0).on(x.shape)
+    matrix = x.reshape(1, -1) if x.ndim == 1 else x.reshape(len(x), -1)
+    place = np.arange(x.size).reshape(matrix.shape)
+    cut = [
+        (slice(i, i + rows), slice(j, j + cols))
+        for i in range(0, matrix.shape[0], rows)
+        for j in range(0, matrix.shape[1], cols)
+    ]
+    assert blocks.n_atoms == len(cut)
+    np.testing.assert_array_equal(
+        blocks.scores(x), [np.sum(matrix[block] ** 2) for block in cut]
+    )
+    some = data.draw(st.permutations(range(len(cut))))
+    np.testing.assert_array_equal(
+        blocks.support(some).ids, np.concatenate([place[cut[a]].ravel() for a in some])
+    )
+
+
+@given(hnp.arrays(np.float64, ANY_SHAPE, elements=SMALL), st.integers(1, 7), st.data())
+def test_runs_are_nearest_whatever_the_ties(x, m, data):
+    n, axis = data.draw(st.integers(0, m)), data.draw(st.integers(-2, 1))
+    projected = NM(n, m, axis=axis).project(x)
+    assert np.all((projected == 0) | (projected == x))
+    lines = x.reshape(1, -1) if x.ndim == 1 else x.reshape(len(x), -1)
+    new = projected.reshape(lines.shape)
+    if axis in (0, -2):
+        lines, new = lines.T, new.T
+    for line, after in zip(lines, new, strict=True):
+        for first in range(0, len(line), m):
+            run, left = line[first : first + m], after[first : first + m]
+            assert np.count_nonzero(left) <= n
+            order = sorted(range(len(run)), key=lambda i: (-abs(run[i]), i))[:n]
+            expected = np.zeros(len(run))
+            expected[order] = run[order]
+            np.testing.assert_array_equal(left, expected)
 
 
 @given(
@@ -326,6 +462,27 @@ def test_costs_that_fill_the_budget_but_for_rounding_fit():
 def test_ties_go_to_the_smaller_number(backend):
     x = backend.array([1.0, -1.0, 1.0, 1.0], "float32")
     np.testing.assert_array_equal(Cardinality(2).on((4,)).largest(x).atoms, [0, 1])
+
+
+def test_structures_that_agree_where_they_should(rng):
+    x = rng.standard_normal((6, 4, 3))
+    for one, other in [
+        (Blocks((1, 1), 20), Cardinality(20)),
+        (Blocks((1, 99), 2), Rows(2)),
+        (Channels(2), Rows(2)),
+        (Blocks((99, 3), 2), Channels(2, axis=1)),
+        (NM(5, 100), NM(5, 12)),
+        (NM(2, 99, axis=0), NM(2, 6, axis=-2)),
+        (Joint([Cardinality(1).on((72,))], 9), Cardinality(9)),
+    ]:
+        point = x.ravel() if isinstance(one, Joint) else x
+        np.testing.assert_array_equal(one.project(point), other.project(point))
+
+
+def test_sums_of_squares_do_not_overflow_in_single_precision(backend):
+    x = backend.array([[1e30, 2e30], [1e-30, 3e-30]], "float32")
+    assert Blocks((1, 1), 3).on((2, 2)).largest(x).atoms.tolist() == [1, 0, 3]
+    assert Channels(1).on((2, 2)).scores(x)[1] > 0
 
 
 def test_rows_of_a_vector_are_cardinality(rng):
@@ -378,6 +535,51 @@ BAD = {
     ),
     "NaN budget": (lambda: Groups([0, 1], costs=[1, 1], max_cost=math.nan), "max_cost"),
     "no dimensions": (lambda: Rows(0).on(()), "dimension"),
+    "no rows of a block": (lambda: Blocks((0, 1), 1), r"size\[0\].*at least 1.*0"),
+    "less than a column": (lambda: Blocks((1, -2), 1), r"size\[1\].*-2"),
+    "half a block": (lambda: Blocks((1.5, 2), 1), r"size\[0\].*1\.5"),
+    "one size": (lambda: Blocks((4,), 1), r"size must be two.*\(4,\)"),
+    "a number as size": (lambda: Blocks(4, 1), "size must be two.*4"),
+    "too many blocks": (lambda: Blocks((2, 2), 3).on((3, 2)), "n_blocks.*0 to 2.*3"),
+    "no block budget": (lambda: Blocks((2, 2)), "exactly one of n_blocks"),
+    "blocks of nothing": (lambda: Blocks((1, 1), 0).on((0, 3)), r"shape.*\(0, 3\)"),
+    "blocks of a number": (lambda: Blocks((1, 1), 0).on(()), "dimension"),
+    "n above m": (lambda: NM(3, 2), "n must be.*0 to 2.*3"),
+    "negative n": (lambda: NM(-1, 2), "n must be.*-1"),
+    "no run": (lambda: NM(0, 0), "m must be.*0"),
+    "half an n": (lambda: NM(0.5, 2), r"n must be.*0\.5"),
+    "a third axis": (lambda: NM(1, 2, axis=2), "axis.*2"),
+    "runs of nothing": (lambda: NM(1, 2).on((3, 0)), r"shape.*\(3, 0\)"),
+    "kept too many in a run": (
+        lambda: NM(1, 2, keep=(0, 1)).on((4,)),
+        "keep must fit",
+    ),
+    "channels of a third axis": (lambda: Channels(1, axis=2), "axis.*0 to 1.*2"),
+    "channels counted back": (lambda: Channels(1, axis=-1), "axis.*-1"),
+    "inputs of a vector": (lambda: Channels(1, axis=1).on((4,)), "axis.*1 dim.*1"),
+    "too many channels": (lambda: Channels(5).on((4, 2)), "n_channels.*5"),
+    "channels of nothing": (lambda: Channels(0).on((0, 2)), r"shape.*\(0, 2\)"),
+    "no parts": (lambda: Joint(()), "parts.*none"),
+    "a part without a shape": (lambda: Joint((Cardinality(2),)), r"parts.*\.on\("),
+    "a part that is none": (lambda: Joint((3,)), "parts.*3"),
+    "one part alone": (lambda: Joint(LAYERS[0], 2), "parts must"),
+    "joint parts": (lambda: Joint((Joint(LAYERS),)), "parts.*not Joint"),
+    "bounded parts": (
+        lambda: Joint((Bounded(Cardinality(1)).on((2,)),)),
+        "parts must be structures over coordinates",
+    ),
+    "two joint budgets": (lambda: Joint(LAYERS, 3, density=0.5), "at most one"),
+    "too many joint atoms": (lambda: Joint(LAYERS, 10), "n_atoms_allowed.*0 to 9.*10"),
+    "a right without a budget": (lambda: Joint(LAYERS, at_least=1), "at_least needs"),
+    "rights above the budget": (
+        lambda: Joint(LAYERS, 2, at_least=1),
+        "at_least.*3 parts.*budget of 2.*1",
+    ),
+    "a negative right": (lambda: Joint(LAYERS, 2, at_least=-1), "at_least.*-1"),
+    "kept outside all parts": (lambda: Joint(LAYERS, 3, keep=(9,)), "keep.*0 to 8"),
+    "kept half of a part": (lambda: Joint(LAYERS, 3, keep=(0.5,)), r"keep.*0\.5"),
+    "kept more than a part may": (lambda: Joint(LAYERS, keep=(0, 1)), "keep must fit"),
+    "a matrix of parts": (lambda: Joint(LAYERS).on((11, 1)), r"shape.*\(11,\)"),
 }
 
 

@@ -14,6 +14,7 @@
 void bind_descent(nb::module_ &module);
 void bind_products(nb::module_ &module);
 void bind_sparse(nb::module_ &module);
+void bind_swaps(nb::module_ &module);
 
 namespace {
 
@@ -261,6 +262,7 @@ NB_MODULE(_core, module) {
   const auto none = nb::none();
   bind_products(module);
   bind_sparse(module);
+  bind_swaps(module);
   module.def("best_single_exchanges", &best_single_exchanges<double>, nb::arg("C").noconvert(),
              nb::arg("W").noconvert(), nb::arg("z").noconvert(), nb::arg("d").noconvert(),
              nb::arg("gradient").noconvert(), nb::arg("curvature").noconvert(),

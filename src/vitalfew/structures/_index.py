@@ -69,6 +69,11 @@ class IndexStructure:
         density: float | None = getattr(self, "density", None)
         return density
 
+    @property
+    def counts(self) -> bool:
+        """Whether the budget is a number of atoms, rather than one of runs or costs."""
+        return self._count is not None or self._density is not None
+
     def _require_one_budget(self) -> None:
         """Raise unless the budget is given once, as a count or as a density."""
         if (self._count is None) == (self._density is None):

@@ -1,0 +1,281 @@
+"""What calibration data say about the layers of a network."""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from vitalfew.neural.batches import Batches, LossFunction, loss_of, n_samples, run
+from vitalfew.neural.batches import token_mask as mask_of
+from vitalfew.neural.layers import Layer
+from vitalfew.neural.modes import evaluating
+
+MOST_ROWS = 4096  # of inputs that are kept for methods that need them as they are
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What is known of one layer; what nobody asked for is None.
+
+    Attributes
+    ----------
+    n_tokens : int
+        Number of inputs seen: rows that multiply the weight matrix.
+    n_samples : int
+        Number of samples, for the gradients.
+    hessian : tensor of shape (n_in, n_in)
+        Mean of ``x x^T`` over tokens.
+    input_square : tensor that broadcasts to (n_out, n_in)
+        Mean square of the input that each weight multiplies.
+    output_square : tensor of shape (n_out,)
+        Mean square of each output; for the gate and up projections of a gated MLP, of
+        the product that enters the down projection.
+    gradient : tensor of shape (n_out, n_in)
+        Gradient of the mean loss.
+    fisher : tensor of shape (n_out, n_in)
+        Mean over samples of the squared gradient of each sample's loss.
+    inputs : tensor of shape (n, n_in)
+        Some of the inputs themselves, evenly spread.
+    movement : tensor of shape (n_out, n_in)
+        Sum over training steps of ``-weight * gradient``.
+    """
+
+    n_tokens: int = 0
+    n_samples: int = 0
+    hessian: Tensor | None = None
+    input_square: Tensor | None = None
+    output_square: Tensor | None = None
+    gradient: Tensor | None = None
+    fisher: Tensor | None = None
+    inputs: Tensor | None = None
+    movement: Tensor | None = None
+
+    def get(self, name: str) -> Tensor:
+        """Return a statistic, or raise with what would provide it."""
+        found: Tensor | None = getattr(self, name)
+        if found is None:
+            raise ValueError(f"this needs the statistic {name}, which was not collected")
+        return found
+
+
+ACTIVATIONS = frozenset({"hessian", "input_square", "output_square", "inputs"})
+GRADIENTS = frozenset({"gradient", "fisher"})
+
+
+def collect(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    batches: Batches,
+    needs: Collection[str],
+    loss: LossFunction | None = None,
+) -> dict[str, Statistics]:
+    """Collect statistics of layers over calibration batches.
+
+    Parameters
+    ----------
+    model : Module
+        Run in evaluation mode; left as it was.
+    layers : sequence of Layer
+        Of which to collect.
+    batches : list
+        As `as_batches` returns them. Tokens that an ``attention_mask`` excludes do not
+        count.
+    needs : collection of str
+        Names of statistics.
+    loss : callable, optional
+        As in `loss_of`; for gradients.
+
+    Returns
+    -------
+    dict of str to Statistics
+        By the name of the layer; layers that no batch reached are absent when
+        statistics of activations were asked for.
+
+    Raises
+    ------
+    ValueError
+        If an activation or gradient is not finite.
+
+    Notes
+    -----
+    One pass over the batches for activations, one forward and back for `gradient`,
+    and one gradient of each sample for `fisher`. A Hessian takes n_in^2 numbers.
+    """
+    needs = set(needs)
+    found = {layer.name: Statistics() for layer in layers}
+    if needs & ACTIVATIONS:
+        found = _activations(model, layers, batches, needs)
+    if "gradient" in needs:
+        gradients = _mean_gradients(model, layers, batches, loss)
+        for name in found:
+            found[name] = replace(found[name], gradient=gradients[name])
+    if "fisher" in needs:
+        from vitalfew.neural.gradients import mean_squares
+
+        squares, n = mean_squares(model, layers, batches, loss)
+        for name in found:
+            found[name] = replace(found[name], fisher=squares[name], n_samples=n)
+    return found
+
+
+class _Sums:
+    """Running sums of one layer."""
+
+    def __init__(self, layer: Layer, needs: set[str]) -> None:
+        self.layer, self.needs = layer, needs
+        self.n_tokens = 0
+        self.sums: dict[str, Tensor] = {}
+        self.inputs: list[Tensor] = []
+
+    def see(self, x: Tensor, mask: Tensor | None) -> None:
+        layer = self.layer
+        X = layer.tokens(x.detach())
+        if mask is not None and x.shape[:2] == mask.shape and len(X) == mask.numel():
+            X = X[mask.reshape(-1).to(X.device)]
+        X = X.to(torch.promote_types(X.dtype, torch.float32))
+        self.n_tokens += len(X)
+        if "hessian" in self.needs and layer.n_groups == 1:
+            self._add("hessian", X.T @ X)
+        if "input_square" in self.needs:
+            self._add("input_square", torch.sum(X * X, dim=0))
+        if "inputs" in self.needs and layer.n_groups == 1:
+            self.inputs.append(X)
+
+    def see_output(self, y: Tensor, mask: Tensor | None) -> None:
+        y = y.detach()
+        y = y.to(torch.promote_types(y.dtype, torch.float32))
+        n_dims = len(getattr(self.layer.module, "kernel_size", ()))
+        channel = y.ndim - 1 - n_dims
+        if mask is not None and not n_dims and y.shape[:2] == mask.shape:
+            y = y[mask.to(y.device)]
+            channel = y.ndim - 1
+        others = [d for d in range(y.ndim) if d != channel]
+        self._add("output_square", torch.sum(y * y, dim=others))
+        self._add("output_count", torch.tensor(float(y.numel() // y.shape[channel])))
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def statistics(self) -> Statistics:
+        means = {name: value / self.n_tokens for name, value in self.sums.items()}
+        if "output_square" in self.sums:
+            count = self.sums["output_count"]
+            means["output_square"] = self.sums["output_square"] / float(count)
+            del means["output_count"]
+        for name, value in means.items():
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(
+                    f"the inputs or outputs of layer {self.layer.name!r} are not "
+                    f"finite on the calibration data ({name}); look for NaN in them, "
+                    "or for overflow in half precision"
+                )
+        if "input_square" in means:
+            means["input_square"] = self.layer.per_weight(means["input_square"])
+        if self.inputs:
+            X = torch.cat(self.inputs)
+            step = max(1, len(X) // MOST_ROWS)
+            means["inputs"] = X[::step][:MOST_ROWS].clone()
+        return Statistics(n_tokens=self.n_tokens, **means)
+
+
+def _activations(
+    model: nn.Module, layers: Sequence[Layer], batches: Batches, needs: set[str]
+) -> dict[str, Statistics]:
+    sums = {layer.name: _Sums(layer, needs) for layer in layers if layer.has_tokens}
+    with watching(layers, sums, needs) as set_mask, evaluating(model), torch.no_grad():
+        for batch in batches:
+            set_mask(mask_of(batch))
+            run(model, batch)
+    found = {
+        name: each.statistics() for name, each in sums.items() if each.n_tokens > 0
+    }
+    if "output_square" in needs:
+        _through_gates(model, found, sums)
+    return found
+
+
+@contextmanager
+def watching(
+    layers: Sequence[Layer], sums: "dict[str, _Sums]", needs: set[str]
+) -> Iterator[object]:
+    """Add what passes through layers to their sums; yields a setter of the mask."""
+    mask: list[Tensor | None] = [None]
+    handles = []
+
+    def set_mask(new: Tensor | None) -> None:
+        mask[0] = new
+
+    try:
+        for layer in layers:
+            if layer.name not in sums:
+                continue
+            each = sums[layer.name]
+            for module in (layer.module, *layer.sharing):
+
+                def before(_: object, args: tuple[Tensor], each: _Sums = each) -> None:
+                    each.see(args[0], mask[0])
+
+                handles.append(module.register_forward_pre_hook(before))
+                if "output_square" in needs:
+
+                    def after(
+                        _: object, args: object, y: Tensor, each: _Sums = each
+                    ) -> None:
+                        each.see_output(y, mask[0])
+
+                    handles.append(module.register_forward_hook(after))
+        yield set_mask
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _through_gates(
+    model: nn.Module, found: dict[str, Statistics], sums: "dict[str, _Sums]"
+) -> None:
+    """Give gate and up projections the mean square of what they make together."""
+
+
+def _mean_gradients(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    batches: Batches,
+    loss: LossFunction | None,
+) -> dict[str, Tensor]:
+    parameters = [layer.parameter for layer in layers]
+    total = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
+    n = 0
+    with evaluating(model), differentiable(parameters), torch.enable_grad():
+        for batch in batches:
+            count = n_samples(batch)
+            grads = torch.autograd.grad(
+                loss_of(model, batch, loss), parameters, allow_unused=True
+            )
+            n += count
+            for sum_, g in zip(total, grads, strict=True):
+                if g is not None:
+                    sum_ += count * g.detach()
+    found = {}
+    for layer, sum_ in zip(layers, total, strict=True):
+        found[layer.name] = layer.as_matrix(sum_ / n)
+        if not bool(torch.isfinite(sum_).all()):
+            raise ValueError(
+                f"the gradient of the loss in layer {layer.name!r} is not finite on "
+                "the calibration data"
+            )
+    return found
+
+
+@contextmanager
+def differentiable(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Ask for gradients of parameters, and leave them as frozen as they were."""
+    before = [p.requires_grad for p in parameters]
+    try:
+        for p in parameters:
+            p.requires_grad_(True)
+        yield
+    finally:
+        for p, asked in zip(parameters, before, strict=True):
+            p.requires_grad_(asked)

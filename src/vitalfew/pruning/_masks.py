@@ -1,0 +1,297 @@
+"""Keeping zeros zero, and counting them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitalfew.neural import evaluating, prunable_layers, run
+from vitalfew.packed import packed_bytes
+from vitalfew.pruning._report import PruneReport
+
+
+def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Set the pruned weights to zero again; call it after every step of fine-tuning.
+
+    Parameters
+    ----------
+    model : Module
+        The model that was pruned, or another of the same layers.
+    masks : mapping of str to bool tensor
+        By full names of modules, in the shapes of their weights: `PruneReport.masks`.
+
+    Raises
+    ------
+    ValueError
+        If a name or a shape does not fit the model; then nothing was changed.
+    """
+    modules = dict(model.named_modules())
+    weights: list[tuple[Tensor, Tensor]] = []
+    for name, mask in masks.items():
+        weight = getattr(modules.get(name), "weight", None)
+        if not isinstance(weight, Tensor):
+            raise ValueError(f"masks name {name!r}, which has no weight in this model")
+        if weight.shape != mask.shape:
+            raise ValueError(
+                f"the mask of {name!r} has shape {tuple(mask.shape)}, its weight "
+                f"{tuple(weight.shape)}"
+            )
+        weights.append((weight, mask))
+    with torch.no_grad():
+        for weight, mask in weights:
+            # a product would keep NaN
+            weight.masked_fill_(~mask.to(weight.device, torch.bool), 0)
+
+
+@dataclass(frozen=True)
+class LayerSparsity:
+    """What is zero in one layer.
+
+    Attributes
+    ----------
+    name : str
+        Full name of the module.
+    shape : tuple of two ints
+        Of the weight as a matrix.
+    n_weights, n_nonzero : int
+        Weights there are, and those that differ from zero.
+    asked : float or None
+        Fraction of weights that the structure allowed, where a report was given.
+    macs, macs_nonzero : int or None
+        Multiplications of one example, dense and without those by zero; None without
+        example inputs, or where they do not reach the layer.
+    bytes_dense, bytes_packed : int
+        What the weight takes in memory, and in a file written by `save`.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    n_weights: int
+    n_nonzero: int
+    asked: float | None
+    macs: int | None
+    macs_nonzero: int | None
+    bytes_dense: int
+    bytes_packed: int
+
+    @property
+    def density(self) -> float:
+        """Fraction of the weights that differ from zero."""
+        return self.n_nonzero / self.n_weights
+
+
+@dataclass(frozen=True)
+class SparsityReport:
+    """What is zero in a model, counted over the weights of its prunable layers.
+
+    Attributes
+    ----------
+    layers : tuple of LayerSparsity
+        Every linear layer and convolution, pruned or not.
+    n_other : int
+        Parameters that are not counted: biases, norms, embeddings.
+    bytes_other : int
+        What they take.
+    """
+
+    layers: tuple[LayerSparsity, ...]
+    n_other: int
+    bytes_other: int
+
+    def _sum(self, name: str) -> int | None:
+        values = [getattr(layer, name) for layer in self.layers]
+        return sum(values) if values and None not in values else None
+
+    @property
+    def n_weights(self) -> int:
+        """Number of weights of the layers."""
+        return sum(layer.n_weights for layer in self.layers)
+
+    @property
+    def n_nonzero(self) -> int:
+        """Weights that differ from zero."""
+        return sum(layer.n_nonzero for layer in self.layers)
+
+    @property
+    def density(self) -> float:
+        """Fraction of the weights of the layers that differ from zero."""
+        return self.n_nonzero / self.n_weights if self.n_weights else 1.0
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the weights of the layers that are zero."""
+        return 1 - self.density
+
+    @property
+    def macs(self) -> int | None:
+        """Multiplications of one example, dense; None where they are not known."""
+        return self._sum("macs")
+
+    @property
+    def macs_nonzero(self) -> int | None:
+        """Multiplications of one example without those by zero."""
+        return self._sum("macs_nonzero")
+
+    @property
+    def bytes_dense(self) -> int:
+        """Bytes of all parameters as they are."""
+        return sum(layer.bytes_dense for layer in self.layers) + self.bytes_other
+
+    @property
+    def bytes_packed(self) -> int:
+        """Bytes of all parameters in a file written by `save`."""
+        return sum(layer.bytes_packed for layer in self.layers) + self.bytes_other
+
+    def to_record(self) -> dict[str, Any]:
+        """Return plain data, totals and layers."""
+        names = ("n_weights", "n_nonzero", "density", "macs", "macs_nonzero")
+        sizes = ("bytes_dense", "bytes_packed", "n_other", "bytes_other")
+        record: dict[str, Any] = {n: getattr(self, n) for n in (*names, *sizes)}
+        record["layers"] = [
+            {**vars(layer), "shape": list(layer.shape), "density": layer.density}
+            for layer in self.layers
+        ]
+        return record
+
+    def __str__(self) -> str:
+        width = max((len(layer.name) for layer in self.layers), default=5)
+        lines = [
+            f"{'layer':<{width}}  {'shape':>15}  {'weights':>10}  {'kept':>8}  "
+            f"{'asked':>8}  {'MACs':>12}  {'nonzero':>12}  {'bytes':>11}  {'packed':>11}"
+        ]
+        total = (
+            "total",
+            "",
+            self.n_weights,
+            self.density,
+            None,
+            self.macs,
+            self.macs_nonzero,
+            self.bytes_dense - self.bytes_other,
+            self.bytes_packed - self.bytes_other,
+        )
+        rows = [
+            (
+                layer.name,
+                f"{layer.shape[0]} x {layer.shape[1]}",
+                layer.n_weights,
+                layer.density,
+                layer.asked,
+                layer.macs,
+                layer.macs_nonzero,
+                layer.bytes_dense,
+                layer.bytes_packed,
+            )
+            for layer in self.layers
+        ]
+        for name, shape, n, density, asked, macs, nonzero, dense, packed in (
+            *rows,
+            total,
+        ):
+            said = "" if asked is None else f"{100 * asked:.2f} %"
+            lines.append(
+                f"{name:<{width}}  {shape:>15}  {n:>10}  {100 * density:>6.2f} %  "
+                f"{said:>8}  {_or_blank(macs):>12}  {_or_blank(nonzero):>12}  "
+                f"{dense:>11}  {packed:>11}"
+            )
+        lines.append(
+            f"counted over the weights of {len(self.layers)} layers; {self.n_other} "
+            f"other parameters ({self.bytes_other} bytes) are not"
+        )
+        return "\n".join(lines)
+
+
+def _or_blank(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+def sparsity_report(
+    model: nn.Module,
+    *,
+    example_inputs: Any = None,
+    report: PruneReport | None = None,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+) -> SparsityReport:
+    """Count what is zero in a model, and what that saves.
+
+    Parameters
+    ----------
+    model : Module
+        Any.
+    example_inputs : tensor, pair or mapping, optional
+        A batch, to count multiplications; they are given for one example.
+    report : PruneReport, optional
+        Of the pruning, to tell what was asked for.
+    include, exclude : str or sequence of str, optional
+        As in `prune`: which layers are counted.
+
+    Returns
+    -------
+    SparsityReport
+        For each layer and in total; `print` it.
+    """
+    layers, _ = prunable_layers(model, include, exclude)
+    places = _places(model, layers, example_inputs)
+    asked = {}
+    if report is not None:
+        asked = {layer.name: layer.asked / layer.n_atoms for layer in report.layers}
+    counted: list[LayerSparsity] = []
+    for layer in layers:
+        matrix = layer.weight
+        n, nonzero = matrix.numel(), int(torch.count_nonzero(matrix))
+        times = places.get(layer.name)
+        counted.append(
+            LayerSparsity(
+                name=layer.name,
+                shape=layer.shape,
+                n_weights=n,
+                n_nonzero=nonzero,
+                asked=asked.get(layer.name),
+                macs=None if times is None else round(times * n),
+                macs_nonzero=None if times is None else round(times * nonzero),
+                bytes_dense=n * matrix.element_size(),
+                bytes_packed=packed_bytes(_bits(matrix), matrix.element_size()),
+            )
+        )
+    weights = {id(layer.parameter) for layer in layers}
+    others = [p for p in model.parameters() if id(p) not in weights]
+    return SparsityReport(
+        layers=tuple(counted),
+        n_other=sum(p.numel() for p in others),
+        bytes_other=sum(p.numel() * p.element_size() for p in others),
+    )
+
+
+def _bits(matrix: Tensor) -> Any:
+    return (matrix != 0).cpu().numpy()
+
+
+def _places(model: nn.Module, layers: Sequence[Any], batch: Any) -> dict[str, float]:
+    """How often each weight is multiplied for one example."""
+    if batch is None:
+        return {}
+    from vitalfew.neural.batches import n_samples
+
+    found: dict[str, float] = {}
+    n = max(1, n_samples(batch))
+    handles = []
+    try:
+        for layer in layers:
+
+            def after(_: Any, args: Any, y: Tensor, layer: Any = layer) -> None:
+                times = y.numel() / layer.shape[0]
+                if not layer.has_tokens:  # transposed: each input meets each weight
+                    times = args[0].numel() / layer.parameter.shape[0]
+                found[layer.name] = found.get(layer.name, 0.0) + times / n
+
+            for module in (layer.module, *layer.sharing):
+                handles.append(module.register_forward_hook(after))
+        with evaluating(model), torch.no_grad():
+            run(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

@@ -1,0 +1,588 @@
+"""The front door: prune a model in place, exactly, or leave it as it was."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor, nn
+
+from vitalfew.neural import (
+    Batches,
+    Layer,
+    LossFunction,
+    Statistics,
+    as_batches,
+    collect,
+    evaluating,
+    loss_of,
+    prunable_layers,
+)
+from vitalfew.neural.batch_norm import recalibrate as recalibrate_norms
+from vitalfew.neural.flat import FlatNetwork
+from vitalfew.neural.propagation import propagate
+from vitalfew.pruning._budgets import Target, noun, targets_of, total_count
+from vitalfew.pruning._channels import clear_biases, output_layers
+from vitalfew.pruning._contracts import (
+    Allocation,
+    Criterion,
+    Method,
+    NetworkMethod,
+    Part,
+    Reconstruction,
+)
+from vitalfew.pruning._methods import find_allocation, find_method
+from vitalfew.pruning._progress import Finished, fingerprint
+from vitalfew.pruning._report import LayerReport, PruneReport, picture
+from vitalfew.pruning.criteria import Magnitude, Wanda
+from vitalfew.pruning.reconstruction import relative_error
+from vitalfew.structures import Cardinality, Channels, Joint
+
+Progress = Callable[[str, int, int], None]
+
+
+def prune(
+    model: nn.Module,
+    structure: Any,
+    *,
+    method: str | Method = "auto",
+    calibration: Iterable[Any] | None = None,
+    allocation: str | Allocation = "global",
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    recalibrate: bool = True,
+    min_blocks: int = 1,
+    loss: LossFunction | None = None,
+    rng: int | Generator | None = None,
+    checkpoint: str | Path | None = None,
+    progress: Progress | None = None,
+) -> PruneReport:
+    """Prune a trained model in place to an exact budget.
+
+    Sets weights of linear layers and convolutions to zero, in whole atoms of a
+    structure, and with most methods re-fits those that stay. Parameters stay the same
+    objects of the same shapes; `compact` and `save` make the model smaller.
+
+    Parameters
+    ----------
+    model : Module
+        Trained. Changed only when everything has succeeded.
+    structure : IndexStructure
+        Which weights may stay: `Cardinality`, `Blocks`, `NM`, `Channels` or `Groups`.
+        A convolution's kernel is seen as (out) x (in * kh * kw). A density or count is
+        one budget for all layers; with `Channels`, biases of removed outputs and the
+        batch norms that follow them are cleared too.
+    method : str or Method, default="auto"
+        A name of `methods()` or an object. ``"auto"`` is magnitude without calibration,
+        otherwise the best reconstruction that can keep to the structure; the report
+        says which.
+    calibration : iterable, optional
+        Batches: tensors of inputs, pairs of inputs and targets, or mappings of
+        arguments. Methods that use gradients need targets. A few hundred samples do.
+    allocation : str or Allocation, default="global"
+        How the budget is divided among layers: ``"uniform"``, ``"global"`` (by score),
+        ``"erk"``, ``"lamp"`` or ``"dynamic-programme"``. Without effect on `NM`.
+    include, exclude : str or sequence of str, optional
+        Patterns (`fnmatch`) on full names of modules.
+    recalibrate : bool, default=True
+        Estimate batch-norm statistics again on the calibration data at the end.
+    min_blocks : int, default=1
+        Layers with fewer atoms are left dense. No layer is ever emptied.
+    loss : callable, optional
+        Of outputs and targets. By default the model's own loss, else cross-entropy for
+        integer targets and mean squared error for others.
+    rng : int or Generator, optional
+        Seed of what is random.
+    checkpoint : str or Path, optional
+        Folder for finished layers of a reconstruction: an interrupted run called again
+        with the same arguments goes on after them. Removed at the end.
+    progress : callable, optional
+        Called with what is being done, the number of the step and of steps.
+
+    Returns
+    -------
+    PruneReport
+        What was asked and achieved, layer by layer, with the masks.
+
+    Raises
+    ------
+    ValueError
+        If the arguments or the data do not fit; the model is as it was.
+    IncompatibleError
+        If the method cannot keep to the structure.
+
+    Notes
+    -----
+    Holds a copy of the weights until the end. A reconstruction holds the Hessian of one
+    layer at a time, n_in^2 numbers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from vitalfew.structures import Blocks
+    >>> model = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.Linear(64, 32))
+    >>> report = prune(model, Blocks((16, 1), density=0.25))
+    >>> report.kept, report.n_atoms, report.density
+    (64, 256, 0.25)
+    """
+    start = time.perf_counter()
+    layers, left = prunable_layers(model, include, exclude)
+    _check_weights(layers)
+    batches = None if calibration is None else as_batches(calibration)
+    if isinstance(structure, Channels) and structure.axis == 0 and batches:
+        layers, left = _without_outputs(model, layers, left, batches, include)
+    targets, unfit = targets_of(structure, layers, min_blocks)
+    chosen = find_method(
+        method, [target.structure for target in targets], batches is not None
+    )
+    work = _Work(
+        model=model,
+        structure=structure,
+        targets=targets,
+        method=chosen,
+        allocation=find_allocation(allocation),
+        batches=batches,
+        loss=loss,
+        rng=np.random.default_rng(rng),
+        progress=progress or _silent,
+        left={**left, **unfit},
+    )
+    if checkpoint is not None:
+        said = fingerprint(model, targets, chosen, work.allocation, structure, batches)
+        work.finished = Finished(Path(checkpoint), said)
+    with _undone_on_failure(model):
+        done = work.run()
+        if isinstance(structure, Channels) and structure.axis == 0:
+            work.notes += clear_biases(model, [target.layer for target in targets], batches)
+        norms: list[str] = []
+        if recalibrate:
+            norms = _recalibrated(model, batches, work.notes)
+    if work.finished is not None:
+        work.finished.remove()
+    return PruneReport(
+        method=chosen.name,
+        structure=_said(structure),
+        allocation="fixed" if targets[0].fixed else work.allocation.name,
+        atoms=noun(structure),
+        layers=tuple(done),
+        left=work.left,
+        masks=work.masks,
+        recalibrated=tuple(norms),
+        notes=tuple(work.notes),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _silent(what: str, step: int, steps: int) -> None:
+    del what, step, steps
+
+
+def _said(structure: Any) -> str:
+    """Write a structure as it was asked for."""
+    shown = {
+        name: value
+        for name, value in vars(structure).items()
+        if value is not None and name not in ("shape", "labels", "costs")
+        if not (name == "keep" and not value)
+    }
+    inner = ", ".join(f"{name}={value}" for name, value in shown.items())
+    return f"{type(structure).__name__}({inner})"
+
+
+def _check_weights(layers: Sequence[Layer]) -> None:
+    for layer in layers:
+        if not bool(torch.isfinite(layer.weight).all()):
+            raise ValueError(
+                f"the weight of layer {layer.name!r} has NaN or infinite entries"
+            )
+
+
+def _without_outputs(
+    model: nn.Module,
+    layers: list[Layer],
+    left: dict[str, str],
+    batches: Batches,
+    include: Any,
+) -> tuple[list[Layer], dict[str, str]]:
+    """Leave out layers whose outputs are the model's, unless they are named."""
+    ends = output_layers(model, layers, batches[0]) if include is None else set()
+    said = {name: "its outputs are the model's" for name in ends}
+    return [layer for layer in layers if layer.name not in ends], {**left, **said}
+
+
+@contextmanager
+def _undone_on_failure(model: nn.Module) -> Iterator[None]:
+    """Give a model its parameters and buffers back when anything is raised."""
+    tensors = [*model.parameters(), *model.buffers()]
+    before = [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield
+    except BaseException:  # an interrupt, too, must not leave half a model
+        with torch.no_grad():
+            for tensor, old in zip(tensors, before, strict=True):
+                tensor.detach().copy_(old)
+        raise
+
+
+def _recalibrated(
+    model: nn.Module, batches: Batches | None, notes: list[str]
+) -> list[str]:
+    norms = [
+        name
+        for name, module in model.named_modules()
+        if getattr(module, "running_mean", None) is not None
+    ]
+    if not norms:
+        return []
+    if batches is None:
+        notes.append(
+            f"the statistics of {len(norms)} batch norms are those of the dense model: "
+            "give calibration= to estimate them again"
+        )
+        return []
+    return recalibrate_norms(model, batches)
+
+
+@dataclass
+class _Work:
+    """One run of `prune`."""
+
+    model: nn.Module
+    structure: Any
+    targets: list[Target]
+    method: Any
+    allocation: Allocation
+    batches: Batches | None
+    loss: LossFunction | None
+    rng: Generator
+    progress: Progress
+    left: dict[str, str]
+    finished: Finished | None = None
+    notes: list[str] = field(default_factory=list)
+    masks: dict[str, Tensor] = field(default_factory=dict)
+
+    def run(self) -> list[LayerReport]:
+        """Prune, by whichever kind of method it is."""
+        if isinstance(self.method, Criterion):
+            return self._by_criterion(self.method)
+        if isinstance(self.method, Reconstruction):
+            return self._by_reconstruction(self.method)
+        return self._by_network(self.method)
+
+    # -- criteria ----------------------------------------------------------------------
+
+    def _by_criterion(self, method: Criterion) -> list[LayerReport]:
+        statistics = self._collected(method.needs, movement=True)
+        scores = {}
+        for n, target in enumerate(self.targets):
+            self.progress("scoring", n + 1, len(self.targets))
+            scores[target.layer.name] = self._scores(method, target, statistics)
+        counts = self._counts(scores, partial(self._masked, scores))
+        done = []
+        for target, count in zip(self.targets, counts, strict=True):
+            name = target.layer.name
+            bound = target.with_count(count)
+            target.layer.write(self._masked(scores, target, count))
+            seen = statistics[name].n_tokens
+            done.append(self._report(target, bound, method.name, None, seen))
+        return done
+
+    def _scores(
+        self, method: Criterion, target: Target, statistics: dict[str, Statistics]
+    ) -> Tensor:
+        """Root of the saliency, whose squared length an atom's score is."""
+        weight = _floating(target.layer.weight)
+        found = method.score(weight, statistics[target.layer.name], self.rng)
+        if not bool(torch.isfinite(found).all()):
+            raise ValueError(
+                f"the scores of layer {target.layer.name!r} by {method.name!r} are not "
+                "finite"
+            )
+        if method.within_outputs and isinstance(target.structure, Cardinality):
+            # compare weights with those of the same output only: by rank in the row
+            order = found.argsort(dim=1).argsort(dim=1)
+            found = (order + 1).to(found.dtype) / found.shape[1]
+        return found.sqrt()
+
+    @staticmethod
+    def _masked(scores: dict[str, Tensor], target: Target, count: int) -> Tensor:
+        """Return the weight with only the atoms of largest score."""
+        weight = _floating(target.layer.weight)
+        support = target.with_count(count).largest(scores[target.layer.name])
+        return support.embed(support.restrict(weight))
+
+    # -- layer by layer ----------------------------------------------------------------
+
+    def _by_reconstruction(self, method: Reconstruction) -> list[LayerReport]:
+        assert self.batches is not None
+        guide = self._guide(method)
+        scores = {
+            target.layer.name: self._scores(Wanda(), target, guide)
+            / _energy(target, guide[target.layer.name])
+            for target in self.targets
+        }
+        counts = self._counts(scores, partial(self._measured, method, guide))
+        count_of = {
+            target.layer.name: (target, count)
+            for target, count in zip(self.targets, counts, strict=True)
+        }
+        needs = set(method.needs) | {"hessian"}
+        layers = [target.layer for target in self.targets]
+        done: dict[str, LayerReport] = {}
+        for group, statistics in propagate(self.model, layers, self.batches, needs):
+            for layer in group:
+                self.progress(f"pruning {layer.name}", len(done) + 1, len(layers))
+                target, count = count_of[layer.name]
+                done[layer.name] = self._reconstruct(
+                    method, target, count, statistics
+                )
+        for target, count in count_of.values():  # transposed convolutions
+            if target.layer.name not in done:
+                target.layer.write(self._masked(scores, target, count))
+                done[target.layer.name] = self._report(
+                    target, target.with_count(count), "wanda", None, 0
+                )
+        return [done[target.layer.name] for target in self.targets]
+
+    def _guide(self, method: Reconstruction) -> dict[str, Statistics]:
+        """Statistics of the dense model: mean squares of inputs, by which to allocate."""
+        needs = {"input_square"}
+        if self.allocation.measures:
+            needs |= set(method.needs)
+        return self._collected(needs)
+
+    def _reconstruct(
+        self,
+        method: Reconstruction,
+        target: Target,
+        count: int,
+        statistics: Statistics,
+    ) -> LayerReport:
+        layer, bound = target.layer, target.with_count(count)
+        weight = _floating(layer.weight)
+        stored = self.finished.load(layer.name) if self.finished else None
+        notes: list[str] = []
+        name = method.name
+        if statistics.hessian is None:
+            # a grouped convolution: each group has inputs of its own
+            square = statistics.get("input_square")
+            support = bound.largest((square * weight * weight).sqrt())
+            new, error, name = support.embed(support.restrict(weight)), None, "wanda"
+        else:
+            if stored is not None:
+                new = stored.to(weight)
+            else:
+                new = method.reconstruct(weight, statistics, bound, self.rng)
+            error = relative_error(weight, new, statistics.hessian)
+            if statistics.n_tokens < layer.shape[1]:
+                notes.append(
+                    f"{statistics.n_tokens} tokens for {layer.shape[1]} inputs: the "
+                    "damping decides what they leave open"
+                )
+        if not bool(torch.isfinite(new).all()) or not bound.contains(new):
+            raise ValueError(
+                f"method {method.name!r} failed on layer {layer.name!r}: its answer is "
+                "not finite or not within the structure"
+            )
+        layer.write(new)
+        if self.finished is not None and stored is None:
+            self.finished.save(layer.name, new)
+        return self._report(target, bound, name, error, statistics.n_tokens, notes)
+
+    def _measured(
+        self,
+        method: Reconstruction,
+        guide: dict[str, Statistics],
+        target: Target,
+        count: int,
+    ) -> Tensor:
+        """Return the weight pruned to a count with the inputs of the dense model."""
+        weight = _floating(target.layer.weight)
+        return method.reconstruct(
+            weight, guide[target.layer.name], target.with_count(count), self.rng
+        )
+
+    # -- the whole network -------------------------------------------------------------
+
+    def _by_network(self, method: NetworkMethod) -> list[LayerReport]:
+        assert self.batches is not None
+        layers = [target.layer for target in self.targets]
+        none = Statistics()
+        scores = {
+            target.layer.name: self._scores(
+                Magnitude(), target, {target.layer.name: none}
+            )
+            for target in self.targets
+        }
+        together = self.allocation.name == "global" and not self.targets[0].fixed
+        if together:
+            counts = [target.structure.n_atoms for target in self.targets]
+            total = total_count(self.structure, self.targets)
+        else:
+            counts = self._counts(scores, partial(self._masked, scores))
+            total = 0
+
+        def structure_at(t: float) -> Joint:
+            """Return what may stay when a fraction t of the rest has been removed."""
+            parts = [
+                _between(target, count, t)
+                for target, count in zip(self.targets, counts, strict=True)
+            ]
+            if not together:
+                return Joint(parts).on((n_flat,))
+            everything = sum(part.n_atoms for part in parts)
+            allowed = everything - int(t * (everything - total) + 1e-9)
+            return Joint(parts, allowed if t < 1 else total, at_least=1).on((n_flat,))
+
+        n_flat = sum(layer.shape[0] * layer.shape[1] for layer in layers)
+        network = FlatNetwork(self.model, layers, self.batches, self.loss)
+        w = method.prune_network(network, structure_at, self.rng, self.progress)
+        last = structure_at(1.0)
+        if not bool(torch.isfinite(w).all()) or not last.contains(w):
+            raise ValueError(
+                f"method {method.name!r} failed: its answer is not finite or not "
+                "within the structure"
+            )
+        network.write(w)
+        done = []
+        for target, support in zip(self.targets, last.split(last.largest(w)), strict=True):
+            count = len(support)
+            asked = target.with_count(max(1, count))
+            done.append(self._report(target, asked, method.name, None, 0))
+        return done
+
+    # -- what all share ----------------------------------------------------------------
+
+    def _collected(
+        self, needs: Iterable[str], movement: bool = False
+    ) -> dict[str, Statistics]:
+        """Statistics of the model as it is; layers that no batch reaches are left."""
+        wanted = set(needs) - {"movement"}
+        if "movement" in needs:
+            raise ValueError(
+                "movement is summed while training: give Movement the sums, "
+                "Movement(sums), see its docstring"
+            )
+        layers = [target.layer for target in self.targets]
+        if not wanted or self.batches is None:
+            return {layer.name: Statistics() for layer in layers}
+        self.progress("collecting statistics", 0, 1)
+        found = collect(self.model, layers, self.batches, wanted, self.loss)
+        missing = [layer for layer in layers if layer.name not in found]
+        for layer in missing:
+            self.left[layer.name] = (
+                "the calibration data do not reach it"
+                if layer.has_tokens
+                else "its inputs are not seen as tokens; use a method without them"
+            )
+        self.targets = [t for t in self.targets if t.layer.name in found]
+        if not self.targets:
+            raise ValueError(
+                "no layer can be pruned: the calibration data reach none of them"
+            )
+        return found
+
+    def _counts(
+        self, scores: dict[str, Tensor], pruned: Callable[[Target, int], Tensor]
+    ) -> list[int]:
+        """How many atoms each layer keeps."""
+        if self.targets[0].fixed:
+            return [0] * len(self.targets)
+        total = total_count(self.structure, self.targets)
+        before = self._loss() if self.allocation.measures else 0.0
+        parts = [
+            Part(
+                layer=target.layer,
+                structure=target.structure,
+                saliency=target.structure.scores(scores[target.layer.name]),
+                loss_increase=partial(self._increase, target, pruned, before),
+            )
+            for target in self.targets
+        ]
+        counts = self.allocation.counts(parts, total)
+        return [int(count) for count in counts]
+
+    def _increase(
+        self,
+        target: Target,
+        pruned: Callable[[Target, int], Tensor],
+        before: float,
+        count: int,
+    ) -> float:
+        """Increase of the calibration loss when one layer alone is pruned."""
+        self.progress(f"measuring {target.layer.name}", count, target.structure.n_atoms)
+        old = target.layer.weight.clone()
+        try:
+            target.layer.write(pruned(target, count))
+            return self._loss() - before
+        finally:
+            target.layer.write(old)
+
+    def _loss(self) -> float:
+        if self.batches is None:
+            raise ValueError(
+                f"allocation {self.allocation.name!r} measures losses: give "
+                "calibration= with targets"
+            )
+        with evaluating(self.model), torch.no_grad():
+            losses = [loss_of(self.model, batch, self.loss) for batch in self.batches]
+        return float(sum(float(value) for value in losses) / len(losses))
+
+    def _report(
+        self,
+        target: Target,
+        bound: Any,
+        method: str,
+        error: float | None,
+        n_tokens: int,
+        notes: Sequence[str] = (),
+    ) -> LayerReport:
+        layer = target.layer
+        used = layer.weight != 0
+        atoms = np.flatnonzero(bound.scores(used.to(torch.float32)))
+        support = bound.support(atoms)
+        ones = torch.ones(len(support.ids), device=used.device)
+        mask = support.embed(ones) != 0
+        self.masks[layer.name] = layer.as_weight(mask).clone()
+        return LayerReport(
+            name=layer.name,
+            shape=layer.shape,
+            method=method,
+            n_atoms=bound.n_atoms,
+            asked=int(bound.budget),
+            kept=len(atoms),
+            n_nonzero=int(used.sum()),
+            error=error,
+            n_tokens=n_tokens,
+            notes=tuple(notes),
+            picture=picture(mask),
+        )
+
+
+def _between(target: Target, count: int, t: float) -> Any:
+    """Structure of a layer when a fraction t of what it shall lose has been removed."""
+    if not target.fixed:
+        n = target.structure.n_atoms
+        return target.with_count(count + int((1 - t) * (n - count) + 1e-9))
+    bound = target.structure
+    if not hasattr(bound, "m"):
+        return bound
+    return bound.widened((bound.m - t * (bound.m - bound.n)) / bound.n)
+
+
+def _energy(target: Target, statistics: Statistics) -> float:
+    """Root of the mean squared output of a layer's weights, as if inputs did not mix."""
+    weight = _floating(target.layer.weight)
+    square = float(torch.sum(statistics.get("input_square") * weight * weight))
+    return square**0.5 if square > 0 else 1.0
+
+
+def _floating(weight: Tensor) -> Tensor:
+    """Return a weight in single precision at least."""
+    return weight.to(torch.promote_types(weight.dtype, torch.float32))

@@ -1,0 +1,257 @@
+"""A layer's reconstruction as a well-posed quadratic, and what methods share.
+
+Calibration data give the Hessian ``H = X^T X / n`` of a layer, which is singular when
+there are few samples, and has zero rows for inputs that are never on. Everything that
+is done about that is done here.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitalfew.contracts import HasAtoms, HasCosts, follows
+from vitalfew.neural import Statistics
+from vitalfew.objectives import Quadratic
+
+LEAST_DAMPING = 1e-6  # of the mean of the diagonal, where none was asked for
+MOST_DAMPING = 1e3  # a Hessian that needs more is no Hessian
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What was done to a Hessian before it was factorised.
+
+    Parameters
+    ----------
+    damping : float
+        Added to the diagonal, as a fraction of the mean of its positive entries.
+    n_dead : int
+        Number of inputs that were zero in all samples.
+    """
+
+    damping: float
+    n_dead: int
+
+
+def condition(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor, Conditioning]:
+    """Damp a Hessian until its Cholesky factor exists.
+
+    Parameters
+    ----------
+    hessian : tensor of shape (n_in, n_in)
+        Mean of ``x x^T``, in float32 or float64.
+    damping : float
+        Fraction of the mean of the positive diagonal entries that is added to the
+        diagonal; made ten times larger as often as it takes.
+
+    Returns
+    -------
+    H : tensor of shape (n_in, n_in)
+        The damped Hessian.
+    R : tensor of shape (n_in, n_in)
+        Upper triangular with ``R R^T = H``. Its inverse U is the upper Cholesky factor
+        of the inverse: ``U^T U = H^{-1}``.
+    Conditioning
+        What was done.
+
+    Raises
+    ------
+    ValueError
+        If the Hessian is not finite or not positive semi-definite.
+
+    Notes
+    -----
+    O(n_in^3); a float32 Hessian is tried in float64 before it is damped further. An
+    input that is never on costs nothing but the damping, and so do its weights: they
+    are the first to go. A Hessian of zeros becomes a multiple of the identity.
+    """
+    if not bool(torch.isfinite(hessian).all()):
+        raise ValueError("hessian must be finite, got NaN or infinity in it")
+    diagonal = hessian.diagonal()
+    alive = diagonal > 0
+    n_dead = int((~alive).sum())
+    unit = float(diagonal[alive].mean(dtype=torch.float64)) if bool(alive.any()) else 1.0
+    damping = max(float(damping), LEAST_DAMPING if n_dead else 0.0)
+    while damping <= MOST_DAMPING:
+        H = hessian.clone()
+        H.diagonal().add_(damping * unit)
+        for dtype in {H.dtype: None, torch.float64: None}:
+            # turned by 180 degrees, a lower factor becomes an upper one
+            L, info = torch.linalg.cholesky_ex((H / unit).to(dtype).flip(0, 1))
+            if int(info) == 0:
+                R = (L * math.sqrt(unit)).flip(0, 1).to(H.dtype)
+                return H, R, Conditioning(damping, n_dead)
+        damping = max(10 * damping, LEAST_DAMPING)
+    raise ValueError(
+        "hessian must be symmetric and positive semi-definite, as X^T X is; "
+        f"{MOST_DAMPING:g} times the mean of its diagonal did not make it so"
+    )
+
+
+def objective(
+    weight: Tensor, statistics: Statistics, damping: float = 0.01
+) -> Quadratic:
+    """Return the reconstruction error of a layer, zero at its trained weights.
+
+    Parameters
+    ----------
+    weight : tensor of shape (n_out, n_in)
+        Trained weights W0.
+    statistics : Statistics
+        With the Hessian.
+    damping : float, default=0.01
+        As in `condition`.
+
+    Returns
+    -------
+    Quadratic
+        ``<W - W0, (W - W0) H> / 2`` with the damped Hessian.
+    """
+    H, _, _ = condition(statistics.get("hessian").to(weight), damping)
+    return error_of(weight, H)
+
+
+def error_of(weight: Tensor, H: Tensor) -> Quadratic:
+    """Return ``<W - W0, (W - W0) H> / 2`` for weights W0 and a Hessian."""
+    B = weight @ H
+    return Quadratic(H, B, 0.5 * float(torch.sum(weight * B, dtype=torch.float64)))
+
+
+def refit(error: Quadratic, structure: Any, weight: Tensor) -> Tensor:
+    """Minimise an error over the support of a feasible matrix.
+
+    Parameters
+    ----------
+    error : Quadratic
+        From `objective`.
+    structure : Structure
+        On the shape of the matrix.
+    weight : tensor of shape (n_out, n_in)
+        Its support is taken, and the minimiser sought from it.
+
+    Returns
+    -------
+    tensor of shape (n_out, n_in)
+        Of lower error than `weight`, or `weight` itself.
+    """
+    support = structure.largest(weight)
+    start = error.at(support, support.restrict(weight))
+    fit = structure.refit(error, support, start)
+    best: Tensor = fit.x if fit.value <= start.value else start.x
+    return best
+
+
+def relative_error(weight: Tensor, new: Tensor, hessian: Tensor) -> float:
+    """Return ``|X W0^T - X W^T|^2 / |X W0^T|^2``, zero where the layer's output is zero.
+
+    Parameters
+    ----------
+    weight, new : tensor of shape (n_out, n_in)
+        Weights before and after.
+    hessian : tensor of shape (n_in, n_in)
+        Mean of ``x x^T``, not damped.
+
+    Returns
+    -------
+    float
+        The share of the output that is lost.
+    """
+    W, H = weight.double(), hessian.double().to(weight.device)
+    D = W - new.double()
+    all_of_it = float(torch.sum((W @ H) * W))
+    lost = float(torch.sum((D @ H) * D))
+    return max(lost, 0.0) / all_of_it if all_of_it > 0 else 0.0
+
+
+class Chooser:
+    """The feasible support of largest saliency as a mask, where the weights are.
+
+    Where any `budget` atoms are allowed, the structure is asked once whether that is
+    so, and from then on a threshold does what sorting on the host would.
+
+    Parameters
+    ----------
+    structure : HasAtoms
+        On the shape of the weights.
+    like : tensor of shape (n_out, n_in)
+        The weights.
+    """
+
+    def __init__(self, structure: Any, like: Tensor) -> None:
+        self.structure, self.shape, self.device = structure, like.shape, like.device
+        self._plain: bool | None = None if has_unit_costs(structure) else False
+
+    @cached_property
+    def table(self) -> Tensor | None:
+        """Coordinates of each atom, padded with one past the last; None if one each."""
+        table, size = self.structure.table, math.prod(self.shape)
+        if table.shape == (size, 1) and np.array_equal(table[:, 0], np.arange(size)):
+            return None
+        return torch.as_tensor(np.where(table < 0, size, table), device=self.device)
+
+    def __call__(self, saliency: Tensor) -> Tensor:
+        """Return a mask of atoms of positive saliency, (n_out, n_in)."""
+        if self._plain is False:
+            support = self.structure.largest(torch.sqrt(saliency))
+            return self._mask_of(torch.as_tensor(support.ids, device=self.device))
+        scores = saliency.reshape(-1)
+        if self.table is not None:
+            scores = torch.cat((scores, scores.new_zeros(1)))[self.table].sum(dim=1)
+        atoms = largest(scores, int(self.structure.budget))
+        if self._plain is None:
+            chosen = np.flatnonzero(atoms.cpu().numpy())
+            self._plain = self.structure.allows(self.structure.support(chosen))
+            if not self._plain:
+                return self(saliency)
+        if self.table is None:
+            return atoms.reshape(self.shape)
+        return self._mask_of(self.table[atoms].reshape(-1))
+
+    def _mask_of(self, ids: Tensor) -> Tensor:
+        size = math.prod(self.shape)
+        mask = torch.zeros(size + 1, dtype=torch.bool, device=self.device)
+        mask[ids] = True
+        return mask[:size].reshape(self.shape)
+
+
+def has_unit_costs(structure: Any) -> bool:
+    """Whether atoms take one each of the budget, so that it is the most there can be."""
+    return follows(structure, HasCosts) and bool(np.all(structure.atom_costs == 1))
+
+
+def has_free_values(structure: Any) -> bool:
+    """Whether a structure restricts which weights differ from zero and nothing else."""
+    return follows(structure, HasAtoms)
+
+
+def largest(scores: Tensor, count: int) -> Tensor:
+    """Mark the `count` largest positive numbers, the first among equals.
+
+    Parameters
+    ----------
+    scores : tensor of shape (n,)
+        Not negative.
+    count : int
+        At most n.
+
+    Returns
+    -------
+    bool tensor of shape (n,)
+        At most `count` marks.
+    """
+    n = len(scores)
+    if count >= n:
+        return scores > 0
+    if count <= 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    border = torch.kthvalue(scores, n - count + 1).values
+    marks = scores > border
+    if float(border) > 0:
+        tied = torch.nonzero(scores == border)[:, 0]
+        marks[tied[: count - int(marks.sum())]] = True
+    return marks
