@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitalfew.exceptions import DataError
-from vitalfew.packed import Packed, best_block, pack
+from vitalfew.packed import Packed, best_block, pack, packed_bytes
 
 DTYPES = ["float64", "float32", "float16", "int8", "bfloat16"]
 
@@ -105,6 +105,14 @@ def test_the_best_block_is_the_smallest(seed, shape):
         chosen = best_block(matrix, blocks)
         assert pack(matrix, chosen).nbytes == min(sizes)
         assert chosen == blocks[sizes.index(min(sizes))]
+
+
+@pytest.mark.parametrize("density", [0, 0.05, 0.5, 1])
+def test_bytes_in_a_file(rng, density):
+    matrix, _ = sparse(rng, (64, 48), (8, 1), density)
+    packed = pack(matrix, best_block(matrix))
+    least = min(packed.nbytes, matrix.nbytes)
+    assert packed_bytes(matrix != 0, matrix.itemsize) == least
 
 
 def test_which_values_are_zero():

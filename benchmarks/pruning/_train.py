@@ -12,9 +12,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from torch.nn import functional
 from benchmarks._runs import ROOT, Clock, Row, say
 from benchmarks.pruning import _data
 from benchmarks.pruning._models import GPT, MLPNet, ResNet
+from vitalfew.pruning._masks import apply_masks
 
 Tensor = torch.Tensor
 
@@ -154,6 +155,40 @@ def score(name: str, model: nn.Module) -> float:
     return measure(model, found.x_test, found.y_test)
 
 
+def fine_tune(
+    name: str, model: nn.Module, masks: Mapping[str, Tensor], steps: int, seed: int
+) -> None:
+    """Train a pruned network further, its zeros kept.
+
+    Parameters
+    ----------
+    name : {"mlp", "resnet", "gpt"}
+        Whose data and optimiser are used.
+    model : Module
+        Changed; left in evaluation mode.
+    masks : mapping of str to bool tensor
+        `PruneReport.masks`.
+    steps : int
+        Steps of the optimiser, from half of the recipe's highest rate down to zero.
+    seed : int
+        Of the order of the examples.
+    """
+    recipe = RECIPES[name]
+    short = replace(recipe, steps=steps, rate=recipe.rate / 2, warm_up=steps // 10)
+    found = data(name)
+    with torch.random.fork_rng([]), _deterministic():
+        torch.manual_seed(seed)
+        for x, y in _steps(short, model, found, seed):
+            apply_masks(model, masks)
+            _loss(model(x), y).backward()
+    apply_masks(model, masks)
+    model.eval()
+
+
+def _loss(scores: Tensor, y: Tensor) -> Tensor:
+    return functional.cross_entropy(scores.flatten(0, -2), y.flatten())
+
+
 def _train(recipe: Recipe, seed: int, file: Path) -> None:
     say(f"training {recipe.name} with seed {seed}")
     found = data(recipe.name)
@@ -162,10 +197,7 @@ def _train(recipe: Recipe, seed: int, file: Path) -> None:
         torch.manual_seed(seed)
         model = build(recipe).to(memory_format=torch.channels_last)
         for x, y in _steps(recipe, model, found, seed):
-            scores = model(x)
-            functional.cross_entropy(
-                scores.reshape(-1, found.n_classes), y.flatten()
-            ).backward()
+            _loss(model(x), y).backward()
     model.eval()
     reached = {
         "score": score(recipe.name, model),

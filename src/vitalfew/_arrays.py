@@ -160,14 +160,11 @@ def _falling(values: np.ndarray[Any, Any]) -> Ints:
     """Order of falling values; equal ones stay in the order they are in."""
     order = np.argsort(-values)  # three times as fast as a stable sort
     value = values[order]
-    again = np.flatnonzero(value[1:] == value[:-1]) + 1
-    if len(again):
-        first = np.ones(len(values), bool)
-        first[again] = False
-        run = np.cumsum(first)
-        tied = ~first
-        tied[again - 1] = True
-        order[tied] = order[tied][np.lexsort((order[tied], run[tied]))]
+    tied = value[1:] == value[:-1]
+    if tied.any():
+        run = np.cumsum(np.concatenate(([False], ~tied)))
+        # sorts the places within each run of equal values: fewer than 2^32 of either
+        order = np.sort((run << 32) + order) & 0xFFFFFFFF
     return order
 
 

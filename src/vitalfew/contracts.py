@@ -356,9 +356,10 @@ class HasAtoms(Structure, Protocol):
 
 
 class HasCosts(Structure, Protocol):
-    """A structure that allows all supports whose atoms fit into the budget, or fewer.
+    """A structure whose supports all fit into a budget of costs.
 
-    Atoms own disjoint coordinates; what `empty` holds is always kept.
+    It may allow fewer supports than fit, but with one all that hold less of it. Atoms
+    own disjoint coordinates; what `empty` holds is always kept.
     """
 
     @property

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from vitalfew.contracts import Ints
 from vitalfew.exceptions import DataError
 
-__all__ = ["Packed", "best_block", "pack"]
+__all__ = ["Packed", "best_block", "pack", "packed_bytes"]
 
 # each with how its entries are held, and the bits of an entry that is not zero
 _DTYPES = {
@@ -226,18 +226,43 @@ def best_block(
     Costs a few passes over the matrix: large blocks are counted from small ones.
     """
     matrix, dtype = _checked(matrix, dtype)
-    known = {(1, 1): _nonzero(matrix, dtype)}
+    sizes = _bytes_with(candidates, _nonzero(matrix, dtype), matrix.itemsize)
+    return min(sizes, key=sizes.__getitem__)
 
-    def nbytes(block: Block) -> int:
+
+def packed_bytes(nonzero: NDArray[np.bool_], itemsize: int) -> int:
+    """Count the bytes that a matrix takes in a file, packed or as it is.
+
+    Parameters
+    ----------
+    nonzero : bool array of shape (n_out, n_in)
+        Which of its entries are not zero.
+    itemsize : int
+        Bytes of an entry.
+
+    Returns
+    -------
+    int
+        Of bits and values with the best block size, or of all entries if that is less.
+    """
+    sizes = _bytes_with(_BLOCKS, np.asarray(nonzero, np.bool_), itemsize)
+    return min(nonzero.size * itemsize, *sizes.values())
+
+
+def _bytes_with(
+    candidates: Iterable[Block], nonzero: NDArray[np.bool_], itemsize: int
+) -> dict[Block, int]:
+    """Return what a matrix takes with each block size."""
+    known = {(1, 1): nonzero}
+    sizes = {}
+    for block in candidates:
         r, c = block
         divide = [b for b in known if r % b[0] == 0 and c % b[1] == 0]
         start = min(divide, key=lambda b: known[b].size)
-        stored = _stored(known[start], (r // start[0], c // start[1]))
-        known[block] = stored
-        n_values = _n_values(stored, matrix.shape, block)
-        return n_values * matrix.dtype.itemsize + -(-stored.size // 8)
-
-    return min(candidates, key=nbytes)
+        known[block] = _stored(known[start], (r // start[0], c // start[1]))
+        n_values = _n_values(known[block], nonzero.shape, block)
+        sizes[block] = n_values * itemsize + -(-known[block].size // 8)
+    return sizes
 
 
 def _checked(matrix: Any, dtype: str | None) -> tuple[NDArray[Any], str]:

@@ -8,6 +8,7 @@ from scipy.sparse import csc_array, csr_array
 
 from vitalfew._native._descent_twins import descend as descend
 from vitalfew._native._descent_twins import descend_columns as descend_columns
+from vitalfew._native._swap_twins import exchange_parts as exchange_parts
 from vitalfew.contracts import Ints
 
 Real = NDArray[Any]

@@ -103,9 +103,14 @@ class Problem:
         fits = self.costs[node.free] <= self.left(node)
         return Node(node.inside, node.free[fits & ~np.isin(node.free, node.inside)])
 
+    def possible(self, node: Node) -> bool:
+        """Whether the atoms inside may be together; costs alone do not tell of all."""
+        return bool(self.structure.allows(self.structure.support(node.inside)))
+
     def whole(self, node: Node) -> bool:
         """Whether all undecided atoms of a node fit together: nothing to decide."""
-        return float(self.costs[node.free].sum()) <= self.left(node)
+        fit = float(self.costs[node.free].sum()) <= self.left(node)
+        return fit and bool(self.structure.allows(self.within(node)))
 
     def within(self, node: Node) -> Any:
         """Return the support of all atoms that a node may hold."""

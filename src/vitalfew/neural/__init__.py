@@ -3,12 +3,14 @@
 from vitalfew.neural.batches import Batches, LossFunction, as_batches, loss_of, run
 from vitalfew.neural.layers import Layer, prunable_layers
 from vitalfew.neural.modes import evaluating
+from vitalfew.neural.movement import MovementSums
 from vitalfew.neural.statistics import Statistics, collect
 
 __all__ = [
     "Batches",
     "Layer",
     "LossFunction",
+    "MovementSums",
     "Statistics",
     "as_batches",
     "collect",

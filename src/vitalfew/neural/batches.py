@@ -104,11 +104,8 @@ def loss_of(
         return loss(output, targets).mean()
     if targets.is_floating_point():
         return functional.mse_loss(logits, targets)
-    if logits.ndim == targets.ndim + 1 and logits.ndim > 2:  # tokens, classes last
-        if logits.shape[:-1] == targets.shape:
-            return functional.cross_entropy(
-                logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
-            )
+    if logits.ndim > 2 and logits.shape[:-1] == targets.shape:  # classes are last
+        logits, targets = logits.flatten(0, -2), targets.flatten()
     return functional.cross_entropy(logits, targets)
 
 

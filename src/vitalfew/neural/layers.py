@@ -168,9 +168,7 @@ def _kind(module: nn.Module) -> type[Layer] | None:
         return LinearLayer
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return ConvLayer
-    if isinstance(
-        module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-    ):
+    if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         return TransposedConvLayer
     cls = type(module)
     if cls.__name__ == "Conv1D" and cls.__module__ == "transformers.pytorch_utils":
@@ -236,7 +234,9 @@ def prunable_layers(
         elif reason is not None:
             left[name] = reason
         elif id(module.weight) in embedded and not said:
-            left[name] = "its weight is an embedding's too; name it in include= to prune"
+            left[name] = (
+                "its weight is an embedding's too; name it in include= to prune"
+            )
         elif any(module.weight is layer.parameter for layer in layers):
             continue  # an alias of a layer found before
         else:
@@ -284,4 +284,3 @@ def _patterns(given: str | Sequence[str] | None) -> list[str]:
     if given is None:
         return []
     return [given] if isinstance(given, str) else list(given)
-

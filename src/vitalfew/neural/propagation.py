@@ -88,7 +88,10 @@ def propagate(
     states = _block_inputs(model, chain, batches)
     for number, block in enumerate(chain.blocks):
         for group in inside[number]:
-            yield group.layers, _seen_in_block(model, block, group, states[number], needs)
+            yield (
+                group.layers,
+                _seen_in_block(model, block, group, states[number], needs),
+            )
         if number + 1 < len(chain.blocks):
             _hand_on(model, block, states[number], states[number + 1])
         states[number].clear()
@@ -96,7 +99,7 @@ def propagate(
         yield group.layers, _seen(model, group, batches, needs)
 
 
-# -- in what order layers run -----------------------------------------------------------
+# -- in what order layers run -------------------------------------------------------
 
 
 def _running_order(
@@ -138,7 +141,7 @@ def _plain(layer: Layer) -> bool:
     return isinstance(layer, LinearLayer)
 
 
-# -- chains of blocks --------------------------------------------------------------------
+# -- chains of blocks ---------------------------------------------------------------
 
 
 def _find_chain(
@@ -257,7 +260,7 @@ def _hand_on(
             state[0] = None
 
 
-# -- runs --------------------------------------------------------------------------------
+# -- runs ---------------------------------------------------------------------------
 
 
 def _seen(
@@ -289,7 +292,7 @@ def _seen_in_block(
 
 @contextmanager
 def _looking(group: _Group, sums: _Sums) -> Iterator[list[Tensor | None]]:
-    """Add the inputs of a group's first layer to sums, and stop there if that is all."""
+    """Add the inputs of a group to sums, and stop there if that is all."""
     mask: list[Tensor | None] = [None]
     layer = group.layers[0]
 

@@ -1,6 +1,6 @@
 """What calibration data say about the layers of a network."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitalfew.neural.batches import Batches, LossFunction, loss_of, n_samples, run
 from vitalfew.neural.batches import token_mask as mask_of
-from vitalfew.neural.layers import Layer
+from vitalfew.neural.layers import Layer, prunable_layers
 from vitalfew.neural.modes import evaluating
 
 MOST_ROWS = 4096  # of inputs that are kept for methods that need them as they are
@@ -32,6 +32,8 @@ class Statistics:
     output_square : tensor of shape (n_out,)
         Mean square of each output; for the gate and up projections of a gated MLP, of
         the product that enters the down projection.
+    gated : bool
+        Whether `output_square` is that of such a product.
     gradient : tensor of shape (n_out, n_in)
         Gradient of the mean loss.
     fisher : tensor of shape (n_out, n_in)
@@ -47,6 +49,7 @@ class Statistics:
     hessian: Tensor | None = None
     input_square: Tensor | None = None
     output_square: Tensor | None = None
+    gated: bool = False
     gradient: Tensor | None = None
     fisher: Tensor | None = None
     inputs: Tensor | None = None
@@ -56,12 +59,17 @@ class Statistics:
         """Return a statistic, or raise with what would provide it."""
         found: Tensor | None = getattr(self, name)
         if found is None:
-            raise ValueError(f"this needs the statistic {name}, which was not collected")
+            raise ValueError(f"this needs the statistic {name}, which is not known")
         return found
 
 
 ACTIVATIONS = frozenset({"hessian", "input_square", "output_square", "inputs"})
 GRADIENTS = frozenset({"gradient", "fisher"})
+GATED = (  # names of the gate, up and down projections of gated MLPs
+    ("gate_proj", "up_proj", "down_proj"),
+    ("w1", "w3", "w2"),
+    ("wi_0", "wi_1", "wo"),
+)
 
 
 def collect(
@@ -184,22 +192,29 @@ def _activations(
     model: nn.Module, layers: Sequence[Layer], batches: Batches, needs: set[str]
 ) -> dict[str, Statistics]:
     sums = {layer.name: _Sums(layer, needs) for layer in layers if layer.has_tokens}
-    with watching(layers, sums, needs) as set_mask, evaluating(model), torch.no_grad():
+    gates = _gates(model, layers) if "output_square" in needs else {}
+    for down in gates.values():
+        sums[down.name] = _Sums(down, needs | {"input_square"})
+    watched = {layer.name: layer for layer in (*layers, *gates.values())}.values()
+    with (
+        watching(list(watched), sums, needs) as set_mask,
+        evaluating(model),
+        torch.no_grad(),
+    ):
         for batch in batches:
             set_mask(mask_of(batch))
             run(model, batch)
     found = {
         name: each.statistics() for name, each in sums.items() if each.n_tokens > 0
     }
-    if "output_square" in needs:
-        _through_gates(model, found, sums)
-    return found
+    _through_gates(found, gates, needs)
+    return {layer.name: found[layer.name] for layer in layers if layer.name in found}
 
 
 @contextmanager
 def watching(
     layers: Sequence[Layer], sums: "dict[str, _Sums]", needs: set[str]
-) -> Iterator[object]:
+) -> Iterator[Callable[[Tensor | None], None]]:
     """Add what passes through layers to their sums; yields a setter of the mask."""
     mask: list[Tensor | None] = [None]
     handles = []
@@ -232,10 +247,79 @@ def watching(
             handle.remove()
 
 
+def _gates(model: nn.Module, layers: Sequence[Layer]) -> dict[str, Layer]:
+    """Down projection by the name of each gate and up projection among layers."""
+    asked = {layer.name: layer for layer in layers}
+    known = {layer.name: layer for layer in prunable_layers(model)[0]} | asked
+    found = {}
+    for name in asked:
+        parent, dot, own = name.rpartition(".")
+        for gate, up, down in GATED:
+            trio = [known.get(f"{parent}{dot}{part}") for part in (gate, up, down)]
+            if own not in (gate, up) or any(layer is None for layer in trio):
+                continue
+            shapes = [layer.shape for layer in trio if layer is not None]
+            if shapes[0] == shapes[1] and shapes[0][0] == shapes[2][1]:
+                found[name] = known[f"{parent}{dot}{down}"]
+    return found
+
+
 def _through_gates(
-    model: nn.Module, found: dict[str, Statistics], sums: "dict[str, _Sums]"
+    found: dict[str, Statistics], gates: dict[str, Layer], needs: set[str]
 ) -> None:
     """Give gate and up projections the mean square of what they make together."""
+    for name, down in gates.items():
+        if name in found and down.name in found:
+            product = found[down.name].get("input_square")[0]
+            found[name] = replace(found[name], output_square=product, gated=True)
+    if "input_square" not in needs:
+        for down in gates.values():
+            if down.name in found:
+                found[down.name] = replace(found[down.name], input_square=None)
+
+
+def multiplications(
+    model: nn.Module, layers: Sequence[Layer], batch: object
+) -> dict[str, float]:
+    """Count how often each weight of a layer is multiplied for one sample.
+
+    Parameters
+    ----------
+    model : Module
+        Run once in evaluation mode.
+    layers : sequence of Layer
+        Of which to count.
+    batch : object
+        As in `run`.
+
+    Returns
+    -------
+    dict of str to float
+        Output positions or tokens for one sample, by the name of the layer; layers that
+        are not reached are absent.
+    """
+    found: dict[str, float] = {}
+    n = max(1, n_samples(batch))
+    handles = []
+    try:
+        for layer in layers:
+
+            def after(
+                _: object, args: tuple[Tensor], y: Tensor, layer: Layer = layer
+            ) -> None:
+                times = y.numel() / layer.shape[0]
+                if not layer.has_tokens:  # transposed: each input meets each weight
+                    times = args[0].numel() / layer.parameter.shape[0]
+                found[layer.name] = found.get(layer.name, 0.0) + times / n
+
+            for module in (layer.module, *layer.sharing):
+                handles.append(module.register_forward_hook(after))
+        with evaluating(model), torch.no_grad():
+            run(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def _mean_gradients(

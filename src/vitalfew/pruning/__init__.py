@@ -15,6 +15,7 @@ except ImportError as error:
         "pruning networks needs PyTorch: pip install 'vitalfew[torch]'"
     ) from error
 
+from vitalfew.neural import MovementSums
 from vitalfew.pruning._compact import CompactReport, compact
 from vitalfew.pruning._contracts import (
     Allocation,
@@ -33,6 +34,7 @@ __all__ = [
     "CompactReport",
     "Criterion",
     "LayerReport",
+    "MovementSums",
     "NetworkMethod",
     "PruneReport",
     "Reconstruction",

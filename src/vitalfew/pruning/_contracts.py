@@ -52,9 +52,7 @@ class Criterion(Method, ABC):
     within_outputs: ClassVar[bool] = False  # compare single weights within their row
 
     @abstractmethod
-    def score(
-        self, weight: Tensor, statistics: Statistics, rng: Generator
-    ) -> Tensor:
+    def score(self, weight: Tensor, statistics: Statistics, rng: Generator) -> Tensor:
         """Return the saliency of every entry of a weight matrix.
 
         Parameters
@@ -154,12 +152,16 @@ class Part:
     loss_increase : callable, optional
         From a number of atoms kept to the measured increase of the loss when this
         layer alone is pruned to it.
+    macs_per_weight : float
+        How often a weight is multiplied for one sample: output positions of a
+        convolution, tokens of a linear layer.
     """
 
     layer: Layer
     structure: Any
     saliency: NDArray[np.float64]
     loss_increase: Callable[[int], float] | None = None
+    macs_per_weight: float = 1.0
 
 
 class Allocation(ABC):

@@ -55,8 +55,8 @@ def whole(folder: Path, overwrite: bool) -> Iterator[Path]:
 def _put(new: Path, folder: Path, overwrite: bool) -> None:
     written = _written_before(folder, overwrite)
     if written is None:
-        with suppress(FileNotFoundError):
-            folder.rmdir()
+        if os.name == "nt" and folder.exists():
+            folder.rmdir()  # elsewhere the new one takes the place of an empty one
         os.rename(new, folder)
         return
     old = _beside(folder)

@@ -7,6 +7,7 @@ that lies in a folder, kernels that a folder names and pickled weights are refus
 import copy
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +18,8 @@ from vitalfew.pruning._recipe import parse
 
 CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+MOST_DENSE = 16  # how often an ordinary file of weights a model may be in memory
+MOST_MODULES = 10_000
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -25,6 +28,16 @@ def is_pretrained(model: torch.nn.Module) -> bool:
     transformers = sys.modules.get("transformers")
     base = getattr(transformers, "PreTrainedModel", None)
     return isinstance(base, type) and isinstance(model, base)
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Leave torch's random numbers as they were; making a model draws many."""
+    # devices that nobody used so far need no care, and asking would start them
+    known = torch.cuda.is_available() and torch.cuda.is_initialized()
+    devices = list(range(torch.cuda.device_count())) if known else []
+    with torch.random.fork_rng(devices=devices):
+        yield
 
 
 def write_config(model: Any, folder: Path) -> None:
@@ -44,7 +57,7 @@ def write_ordinary(model: Any, folder: Path) -> None:
     ValueError
         If the model's shapes are not those that its configuration makes.
     """
-    with torch.device("meta"):
+    with random_state_kept(), torch.device("meta"):
         made = dict(type(model)(copy.deepcopy(model.config)).named_parameters())
     for name, parameter in model.named_parameters():
         if name not in made or made[name].shape != parameter.shape:
@@ -76,21 +89,8 @@ def build(folder: Path, most_bytes: int) -> Any:
         If the folder describes no model of transformers, or a larger one.
     """
     cls, config = _described(folder)
-    try:
-        with torch.random.fork_rng():
-            with torch.device("meta"):
-                outline = cls(copy.deepcopy(config))
-            n_bytes = sum(p.nbytes for p in outline.parameters())
-            if n_bytes > most_bytes:
-                raise DataError(
-                    f"{CONFIG} describes a model of {n_bytes:,} bytes, far more than "
-                    f"the weights in {str(folder)!r} can stand for"
-                )
-            model = cls(config)
-    except DataError:
-        raise
-    except Exception as error:  # every class of transformers has its own
-        raise DataError(f"no model can be made from {CONFIG}: {error}") from error
+    _check_size(cls, config, most_bytes)
+    model = _made(cls, config)
     if model.can_generate() and (folder / "generation_config.json").is_file():
         model.generation_config = type(model.generation_config).from_pretrained(
             str(folder), local_files_only=True
@@ -118,18 +118,22 @@ def read(folder: Path) -> Any:
     """
     cls, config = _described(folder)
     _check_weights(folder)
+    n_bytes = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+    with random_state_kept():
+        _check_size(cls, config, MOST_DENSE * n_bytes)
     version = _transformers().__version__
     dtype = "torch_dtype" if version.startswith("4.") else "dtype"
     try:
-        model, said = cls.from_pretrained(
-            str(folder),
-            config=config,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **{dtype: "auto"},
-        )
+        with random_state_kept():
+            model, said = cls.from_pretrained(
+                str(folder),
+                config=config,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **{dtype: "auto"},
+            )
     except Exception as error:  # safetensors, sizes, types: each in its own way
         raise DataError(f"{str(folder)!r} cannot be loaded: {error}") from error
     missing = sorted(said.get("missing_keys") or ())
@@ -191,6 +195,8 @@ def _described(folder: Path) -> tuple[Any, Any]:
                 f"{CONFIG} asks for code from elsewhere ({key}: {value!r}), which is "
                 "never run; remove that entry"
             )
+        if ("layer" in key or "expert" in key) and _is_many(value):
+            raise DataError(f"{CONFIG} asks for more modules than any model has: {key}")
         if key == "quantization_config" and value is not None:
             raise DataError(
                 f"{CONFIG} describes quantised weights, which cannot be pruned; start "
@@ -202,6 +208,29 @@ def _described(folder: Path) -> tuple[Any, Any]:
         return cls, cls.config_class.from_dict(plain)
     except Exception as error:
         raise DataError(f"{CONFIG} is not one of {names[0]}: {error}") from error
+
+
+def _is_many(value: Any) -> bool:
+    return isinstance(value, int) and value > MOST_MODULES
+
+
+def _check_size(cls: Any, config: Any, most_bytes: int) -> None:
+    """Raise if a model would take more memory; this takes none."""
+    with torch.device("meta"):
+        outline = _made(cls, copy.deepcopy(config))
+    n_bytes = sum(p.nbytes for p in outline.parameters())
+    if n_bytes > most_bytes:
+        raise DataError(
+            f"{CONFIG} describes a model of {n_bytes:,} bytes, far more than the "
+            "weights beside it can stand for"
+        )
+
+
+def _made(cls: Any, config: Any) -> Any:
+    try:
+        return cls(config)
+    except Exception as error:  # every class of transformers has its own
+        raise DataError(f"no model can be made from {CONFIG}: {error}") from error
 
 
 def _class(transformers: Any, name: str) -> Any:

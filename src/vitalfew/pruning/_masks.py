@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitalfew.neural import evaluating, prunable_layers, run
-from vitalfew.packed import packed_bytes
+from vitalfew.neural import prunable_layers
+from vitalfew.neural.statistics import multiplications
 from vitalfew.pruning._report import PruneReport
+from vitalfew.pruning.files import bytes_in_a_file
 
 
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -159,7 +160,8 @@ class SparsityReport:
         width = max((len(layer.name) for layer in self.layers), default=5)
         lines = [
             f"{'layer':<{width}}  {'shape':>15}  {'weights':>10}  {'kept':>8}  "
-            f"{'asked':>8}  {'MACs':>12}  {'nonzero':>12}  {'bytes':>11}  {'packed':>11}"
+            f"{'asked':>8}  {'MACs':>12}  {'nonzero':>12}  {'bytes':>11}  "
+            f"{'packed':>11}"
         ]
         total = (
             "total",
@@ -234,7 +236,9 @@ def sparsity_report(
         For each layer and in total; `print` it.
     """
     layers, _ = prunable_layers(model, include, exclude)
-    places = _places(model, layers, example_inputs)
+    places: dict[str, float] = {}
+    if example_inputs is not None:
+        places = multiplications(model, layers, example_inputs)
     asked = {}
     if report is not None:
         asked = {layer.name: layer.asked / layer.n_atoms for layer in report.layers}
@@ -253,7 +257,7 @@ def sparsity_report(
                 macs=None if times is None else round(times * n),
                 macs_nonzero=None if times is None else round(times * nonzero),
                 bytes_dense=n * matrix.element_size(),
-                bytes_packed=packed_bytes(_bits(matrix), matrix.element_size()),
+                bytes_packed=bytes_in_a_file(matrix),
             )
         )
     weights = {id(layer.parameter) for layer in layers}
@@ -263,35 +267,3 @@ def sparsity_report(
         n_other=sum(p.numel() for p in others),
         bytes_other=sum(p.numel() * p.element_size() for p in others),
     )
-
-
-def _bits(matrix: Tensor) -> Any:
-    return (matrix != 0).cpu().numpy()
-
-
-def _places(model: nn.Module, layers: Sequence[Any], batch: Any) -> dict[str, float]:
-    """How often each weight is multiplied for one example."""
-    if batch is None:
-        return {}
-    from vitalfew.neural.batches import n_samples
-
-    found: dict[str, float] = {}
-    n = max(1, n_samples(batch))
-    handles = []
-    try:
-        for layer in layers:
-
-            def after(_: Any, args: Any, y: Tensor, layer: Any = layer) -> None:
-                times = y.numel() / layer.shape[0]
-                if not layer.has_tokens:  # transposed: each input meets each weight
-                    times = args[0].numel() / layer.parameter.shape[0]
-                found[layer.name] = found.get(layer.name, 0.0) + times / n
-
-            for module in (layer.module, *layer.sharing):
-                handles.append(module.register_forward_hook(after))
-        with evaluating(model), torch.no_grad():
-            run(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found

@@ -39,7 +39,9 @@ def allocations() -> dict[str, type[Allocation]]:
     return {cls.name: cls for cls in classes}
 
 
-def find_method(asked: Any, structures: list[Any], calibrated: bool) -> Method:
+def find_method(
+    asked: Any, structures: list[Any], calibrated: bool, informed: bool = False
+) -> Method:
     """Return the method that a name or an object means, checked against structures.
 
     Parameters
@@ -50,6 +52,8 @@ def find_method(asked: Any, structures: list[Any], calibrated: bool) -> Method:
         What each layer shall keep to.
     calibrated : bool
         Whether there are calibration data.
+    informed : bool
+        Whether statistics of layers were given.
 
     Raises
     ------
@@ -81,7 +85,14 @@ def find_method(asked: Any, structures: list[Any], calibrated: bool) -> Method:
         raise TypeError(
             f"method must be a name or a method of vitalfew.pruning, got {asked!r}"
         )
-    if asked.needs and not calibrated and "movement" not in asked.needs:
+    if "movement" in asked.needs and not informed:
+        raise ValueError(
+            "movement is summed while training: use MovementSums, and give "
+            "statistics=sums.statistics()"
+        )
+    if (asked.needs or isinstance(asked, NetworkMethod)) and not (
+        calibrated or informed
+    ):
         raise ValueError(
             f"method {asked.name!r} needs data: give calibration=batches, or use "
             "'magnitude'"

@@ -1,7 +1,7 @@
 """The front door: prune a model in place, exactly, or leave it as it was."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +27,7 @@ from vitalfew.neural import (
 from vitalfew.neural.batch_norm import recalibrate as recalibrate_norms
 from vitalfew.neural.flat import FlatNetwork
 from vitalfew.neural.propagation import propagate
+from vitalfew.neural.statistics import multiplications
 from vitalfew.pruning._budgets import Target, noun, targets_of, total_count
 from vitalfew.pruning._channels import clear_biases, output_layers
 from vitalfew.pruning._contracts import (
@@ -41,7 +42,7 @@ from vitalfew.pruning._methods import find_allocation, find_method
 from vitalfew.pruning._progress import Finished, fingerprint
 from vitalfew.pruning._report import LayerReport, PruneReport, picture
 from vitalfew.pruning.criteria import Magnitude, Wanda
-from vitalfew.pruning.reconstruction import relative_error
+from vitalfew.pruning.reconstruction._layer import relative_error
 from vitalfew.structures import Cardinality, Channels, Joint
 
 Progress = Callable[[str, int, int], None]
@@ -60,6 +61,7 @@ def prune(
     min_blocks: int = 1,
     loss: LossFunction | None = None,
     rng: int | Generator | None = None,
+    statistics: Mapping[str, Statistics] | None = None,
     checkpoint: str | Path | None = None,
     progress: Progress | None = None,
 ) -> PruneReport:
@@ -99,6 +101,8 @@ def prune(
         integer targets and mean squared error for others.
     rng : int or Generator, optional
         Seed of what is random.
+    statistics : mapping of str to Statistics, optional
+        What is known of layers already, by name: `MovementSums.statistics`, say.
     checkpoint : str or Path, optional
         Folder for finished layers of a reconstruction: an interrupted run called again
         with the same arguments goes on after them. Removed at the end.
@@ -139,7 +143,10 @@ def prune(
         layers, left = _without_outputs(model, layers, left, batches, include)
     targets, unfit = targets_of(structure, layers, min_blocks)
     chosen = find_method(
-        method, [target.structure for target in targets], batches is not None
+        method,
+        [target.structure for target in targets],
+        batches is not None,
+        statistics is not None,
     )
     work = _Work(
         model=model,
@@ -150,6 +157,7 @@ def prune(
         batches=batches,
         loss=loss,
         rng=np.random.default_rng(rng),
+        known=statistics or {},
         progress=progress or _silent,
         left={**left, **unfit},
     )
@@ -159,7 +167,9 @@ def prune(
     with _undone_on_failure(model):
         done = work.run()
         if isinstance(structure, Channels) and structure.axis == 0:
-            work.notes += clear_biases(model, [target.layer for target in targets], batches)
+            work.notes += clear_biases(
+                model, [target.layer for target in targets], batches
+            )
         norms: list[str] = []
         if recalibrate:
             norms = _recalibrated(model, batches, work.notes)
@@ -212,7 +222,7 @@ def _without_outputs(
 ) -> tuple[list[Layer], dict[str, str]]:
     """Leave out layers whose outputs are the model's, unless they are named."""
     ends = output_layers(model, layers, batches[0]) if include is None else set()
-    said = {name: "its outputs are the model's" for name in ends}
+    said = dict.fromkeys(ends, "its outputs are the model's")
     return [layer for layer in layers if layer.name not in ends], {**left, **said}
 
 
@@ -261,6 +271,7 @@ class _Work:
     batches: Batches | None
     loss: LossFunction | None
     rng: Generator
+    known: Mapping[str, Statistics]
     progress: Progress
     left: dict[str, str]
     finished: Finished | None = None
@@ -278,7 +289,7 @@ class _Work:
     # -- criteria ----------------------------------------------------------------------
 
     def _by_criterion(self, method: Criterion) -> list[LayerReport]:
-        statistics = self._collected(method.needs, movement=True)
+        statistics = self._collected(method.needs)
         scores = {}
         for n, target in enumerate(self.targets):
             self.progress("scoring", n + 1, len(self.targets))
@@ -339,9 +350,7 @@ class _Work:
             for layer in group:
                 self.progress(f"pruning {layer.name}", len(done) + 1, len(layers))
                 target, count = count_of[layer.name]
-                done[layer.name] = self._reconstruct(
-                    method, target, count, statistics
-                )
+                done[layer.name] = self._reconstruct(method, target, count, statistics)
         for target, count in count_of.values():  # transposed convolutions
             if target.layer.name not in done:
                 target.layer.write(self._masked(scores, target, count))
@@ -351,7 +360,7 @@ class _Work:
         return [done[target.layer.name] for target in self.targets]
 
     def _guide(self, method: Reconstruction) -> dict[str, Statistics]:
-        """Statistics of the dense model: mean squares of inputs, by which to allocate."""
+        """Statistics of the dense model by which to allocate: mean squares of inputs."""
         needs = {"input_square"}
         if self.allocation.measures:
             needs |= set(method.needs)
@@ -451,7 +460,9 @@ class _Work:
             )
         network.write(w)
         done = []
-        for target, support in zip(self.targets, last.split(last.largest(w)), strict=True):
+        for target, support in zip(
+            self.targets, last.split(last.largest(w)), strict=True
+        ):
             count = len(support)
             asked = target.with_count(max(1, count))
             done.append(self._report(target, asked, method.name, None, 0))
@@ -459,33 +470,36 @@ class _Work:
 
     # -- what all share ----------------------------------------------------------------
 
-    def _collected(
-        self, needs: Iterable[str], movement: bool = False
-    ) -> dict[str, Statistics]:
+    def _collected(self, needs: Iterable[str]) -> dict[str, Statistics]:
         """Statistics of the model as it is; layers that no batch reaches are left."""
-        wanted = set(needs) - {"movement"}
-        if "movement" in needs:
-            raise ValueError(
-                "movement is summed while training: give Movement the sums, "
-                "Movement(sums), see its docstring"
-            )
+        needs = set(needs)
         layers = [target.layer for target in self.targets]
-        if not wanted or self.batches is None:
+        known = {
+            layer.name: self.known[layer.name]
+            for layer in layers
+            if layer.name in self.known
+            and all(getattr(self.known[layer.name], n) is not None for n in needs)
+        }
+        if not needs:
             return {layer.name: Statistics() for layer in layers}
-        self.progress("collecting statistics", 0, 1)
-        found = collect(self.model, layers, self.batches, wanted, self.loss)
-        missing = [layer for layer in layers if layer.name not in found]
-        for layer in missing:
-            self.left[layer.name] = (
-                "the calibration data do not reach it"
-                if layer.has_tokens
-                else "its inputs are not seen as tokens; use a method without them"
+        if self.batches is None:
+            found = known
+        else:
+            unknown = [layer for layer in layers if layer.name not in known]
+            self.progress("collecting statistics", 0, 1)
+            found = known | collect(
+                self.model, unknown, self.batches, needs - {"movement"}, self.loss
             )
+        for layer in layers:
+            if layer.name not in found:
+                self.left[layer.name] = (
+                    "its inputs are not seen as tokens; use a method without them"
+                    if not layer.has_tokens
+                    else "no data reach it"
+                )
         self.targets = [t for t in self.targets if t.layer.name in found]
         if not self.targets:
-            raise ValueError(
-                "no layer can be pruned: the calibration data reach none of them"
-            )
+            raise ValueError("no layer can be pruned: no data reach any of them")
         return found
 
     def _counts(
@@ -496,12 +510,17 @@ class _Work:
             return [0] * len(self.targets)
         total = total_count(self.structure, self.targets)
         before = self._loss() if self.allocation.measures else 0.0
+        layers = [target.layer for target in self.targets]
+        times: dict[str, float] = {}
+        if self.allocation.measures and self.batches is not None:
+            times = multiplications(self.model, layers, self.batches[0])
         parts = [
             Part(
                 layer=target.layer,
                 structure=target.structure,
                 saliency=target.structure.scores(scores[target.layer.name]),
                 loss_increase=partial(self._increase, target, pruned, before),
+                macs_per_weight=times.get(target.layer.name, 1.0),
             )
             for target in self.targets
         ]
@@ -577,7 +596,7 @@ def _between(target: Target, count: int, t: float) -> Any:
 
 
 def _energy(target: Target, statistics: Statistics) -> float:
-    """Root of the mean squared output of a layer's weights, as if inputs did not mix."""
+    """Root of the mean squared output of a layer, as if inputs did not mix."""
     weight = _floating(target.layer.weight)
     square = float(torch.sum(statistics.get("input_square") * weight * weight))
     return square**0.5 if square > 0 else 1.0

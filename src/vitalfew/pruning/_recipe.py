@@ -8,7 +8,6 @@ class or code.
 import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self
 
@@ -118,6 +117,16 @@ class Recipe:
     tied: dict[str, str] = field(default_factory=dict)
     attributes: Attributes = field(default_factory=dict)
     report: Any = None
+
+    @property
+    def weights(self) -> str:
+        """Name of the file of tensors.
+
+        Packed ones stand under a name that transformers does not know: it would find
+        none of its own tensors in the file, and make up what it misses.
+        """
+        packed = any(entry.block is not None for entry in self.tensors.values())
+        return "packed.safetensors" if packed else "model.safetensors"
 
     def to_json(self) -> str:
         """Return the recipe as JSON."""
@@ -237,7 +246,7 @@ def _sizes(what: str, value: Any, least: int) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def _mapping(what: str, value: Any) -> Mapping[str, Any]:
+def _mapping(what: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         refuse(f"{what} must map names to values")
     return value

@@ -34,8 +34,8 @@ class LayerReport:
     n_nonzero : int
         Weights that differ from zero.
     error : float or None
-        ``|X W^T - X V^T|^2 / |X W^T|^2`` for old weights W, new ones V and inputs X, the
-        inputs that the already pruned layers give; None where they were not looked at.
+        ``|X W^T - X V^T|^2 / |X W^T|^2`` for old weights W, new ones V and the inputs X
+        that the already pruned layers give; None where they were not looked at.
     n_tokens : int
         How many inputs were seen.
     notes : tuple of str

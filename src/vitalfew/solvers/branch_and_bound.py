@@ -181,6 +181,8 @@ class BranchAndBound(Solver[_State]):
         self, problem: Problem, node: Node, parent: _Part | None, state: _State
     ) -> _State:
         """Bound a part and keep it if it may hold something better; try its point."""
+        if not problem.possible(node):
+            return state
         if problem.whole(node):
             return self._with_fit(problem, problem.within(node), state)
         bounded = self._relax if state.mu > 0 else self._refit

@@ -1,0 +1,206 @@
+"""Accuracy against sparsity on two image classifiers, without and with training.
+
+``python -m benchmarks.pruning.networks`` prunes a perceptron for MNIST and a residual
+network for CIFAR-10, three of each, by criteria, by reconstruction layer by layer and
+by second-order methods on the whole network. First come the runs that the page's claims
+need; ``--full`` adds all patterns, sparsities and arms.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks._runs import Clock, Results, Row, arguments, carry_out, parse
+from benchmarks.pruning import _networks_report, _train
+from vitalfew.exceptions import IncompatibleError
+from vitalfew.pruning import prune
+from vitalfew.pruning.network import CHITA, MFAC
+from vitalfew.structures import NM, Blocks, Cardinality, Channels
+
+SAMPLES, BATCH = 2_000, 100  # training examples to calibrate with
+STAGES, STEPS = 5, 400  # of gradual pruning: prune, train, prune ...
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to prune.
+
+    Attributes
+    ----------
+    method : str or Method
+        As `prune` takes it.
+    allocation : str
+        As `prune` takes it.
+    gradual : bool
+        Whether training follows each of several stages of pruning.
+    """
+
+    method: Any
+    allocation: str = "global"
+    gradual: bool = False
+
+
+ARMS = {
+    "magnitude": Arm("magnitude"),
+    "magnitude, uniform": Arm("magnitude", "uniform"),
+    "fisher": Arm("fisher"),
+    "chita": Arm("chita"),
+    "random": Arm("random", "uniform"),
+    "magnitude, erk": Arm("magnitude", "erk"),
+    "magnitude, lamp": Arm("magnitude", "lamp"),
+    "mfac, 1 stage": Arm(MFAC(n_stages=1)),
+    "mfac": Arm("mfac"),
+    "chita, 1 stage": Arm(CHITA(n_stages=1)),
+    "obs": Arm("obs"),
+    "admm": Arm("admm"),
+    "local-search": Arm("local-search"),
+    "gradual magnitude": Arm("magnitude", gradual=True),
+    "gradual fisher": Arm("fisher", gradual=True),
+    "gradual chita": Arm("chita", gradual=True),
+}
+CLAIMED = tuple(ARMS)[:4]
+SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+CLAIMS = {
+    "mlp": (("unstructured", "4x1"), (0.9, 0.95, 0.98)),
+    "resnet": (("unstructured", "16x1"), (0.7, 0.8, 0.9)),
+}
+BLOCKS = {"4x1": (4, 1), "16x1": (16, 1), "8x8": (8, 8)}
+PATTERNS = ("unstructured", *BLOCKS, "2:4", "channels")
+
+
+def structure(pattern: str, sparsity: float) -> Any:
+    """Return what may stay, or None where a pattern has no such sparsity."""
+    density = round(1 - sparsity, 6)
+    if pattern == "unstructured":
+        return Cardinality(density=density)
+    if pattern in BLOCKS:
+        return Blocks(BLOCKS[pattern], density=density)
+    if pattern == "channels":
+        return Channels(density=density)
+    return NM(2, 4) if sparsity == 0.5 else None
+
+
+def cells(seeds: int, full: bool) -> Iterator[Row]:
+    """Yield the runs that claims need, a seed of all before the next; then the rest."""
+    told = set()
+    for names in (CLAIMED, tuple(ARMS)) if full else (CLAIMED,):
+        for seed in range(seeds):
+            for network, (patterns, sparsities) in CLAIMS.items():
+                everything = names is not CLAIMED
+                for pattern in PATTERNS if everything else patterns:
+                    for sparsity in SPARSITIES if everything else sparsities:
+                        for arm in names:
+                            cell = {
+                                "network": network,
+                                "pattern": pattern,
+                                "sparsity": sparsity,
+                                "arm": arm,
+                                "seed": seed,
+                            }
+                            key = tuple(cell.values())
+                            if key not in told and structure(pattern, sparsity):
+                                told.add(key)
+                                yield cell
+
+
+def run(cell: Row, toy: bool = False) -> Row:
+    """Make one run.
+
+    Parameters
+    ----------
+    cell : dict
+        As `cells` yields it.
+    toy : bool, default=False
+        A network that is not trained, little data.
+
+    Returns
+    -------
+    dict
+        Test accuracy before and after, what was kept, and seconds of pruning.
+    """
+    name, seed, arm = cell["network"], cell["seed"], ARMS[cell["arm"]]
+    recipe, data = _train.RECIPES[name], _train.data(name)
+    model = _train.build(recipe).eval() if toy else _train.trained(name, seed)
+    dense = _train.score(name, model)
+    samples = data.calibration(200 if toy else SAMPLES, BATCH, seed)
+    stages = STAGES if arm.gradual else 1
+    clock, trained = Clock(), Clock()
+    cpu = 0.0
+    for stage in range(1, stages + 1):
+        # cubic in the stage: much at first, little near the end
+        sparsity = cell["sparsity"] * (1 - (1 - stage / stages) ** 3)
+        wanted = structure(cell["pattern"], sparsity)
+        if wanted is None:  # n:m has no stages
+            wanted = structure(cell["pattern"], cell["sparsity"])
+        try:
+            with clock:
+                report = prune(
+                    model,
+                    wanted,
+                    method=arm.method,
+                    allocation=arm.allocation,
+                    calibration=samples,
+                    rng=seed,
+                )
+        except IncompatibleError as error:
+            return {"error": str(error)}
+        cpu += clock.cpu
+        if arm.gradual:
+            with trained:
+                steps = 5 if toy else STEPS
+                _train.fine_tune(name, model, report.masks, steps, seed + stage)
+    return {
+        "dense": dense,
+        "accuracy": _train.score(name, model),
+        "asked": report.asked,
+        "kept": report.kept,
+        "atoms": report.n_atoms,
+        "density": report.density,
+        "nonzero": int(sum(_nonzero(model, layer.name) for layer in report.layers)),
+        "weights": report.n_weights,
+        "cpu": round(cpu, 3),
+        "recalibrated": len(report.recalibrated),
+        "layers": {layer.name: layer.kept for layer in report.layers},
+    }
+
+
+def _nonzero(model: torch.nn.Module, name: str) -> int:
+    """Count in the model itself what a report says."""
+    return int(torch.count_nonzero(model.get_submodule(name).weight))
+
+
+def main(given: list[str] | None = None) -> int:
+    """Run the experiment and write its page.
+
+    Parameters
+    ----------
+    given : list of str, optional
+        The command line by default.
+
+    Returns
+    -------
+    int
+        0, or 1 when runs are left for another time.
+    """
+    parser = arguments(__doc__, "pruning_networks.jsonl")
+    parser.add_argument("--full", action="store_true", help="all patterns and arms")
+    options = parse(parser, given)
+    results = Results(options.results)
+    left = 0
+    if not options.report_only:
+        seeds = (0,) if options.toy else _train.SEEDS
+        left = carry_out(
+            cells(len(seeds), options.full),
+            lambda cell: run(cell, options.toy),
+            results,
+            options.budget_minutes,
+        )
+    _networks_report.write(results, options.pages)
+    return int(left > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,3 @@
+"""Methods that prune all layers at once."""
+
+__all__: list[str] = []
