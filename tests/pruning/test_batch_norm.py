@@ -71,8 +71,7 @@ def test_batches_of_one_size_agree_with_averages_of_torch():
         other(x)
     for i in (1, 5):
         torch.testing.assert_close(model[i].running_mean, other[i].running_mean)
-        # torch averages variances within batches: those between are missing
-        assert torch.all(model[i].running_var >= other[i].running_var * (1 - 1e-3))
+        # torch averages the variances within batches, without that of their means
         torch.testing.assert_close(
             model[i].running_var, other[i].running_var, rtol=0.1, atol=0
         )

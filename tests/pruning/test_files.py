@@ -320,6 +320,7 @@ def test_models_that_cannot_be_stored(tmp_path):
     odd.register_buffer("c", torch.zeros(2, dtype=torch.complex128))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        scripted = torch.jit.script(mlp())
         quantised = torch.ao.quantization.quantize_dynamic(mlp())
     for model, why in (
         (meta, "meta"),
@@ -328,6 +329,7 @@ def test_models_that_cannot_be_stored(tmp_path):
         (odd, "complex128"),
         (Extra(), "_extra_state"),
         (quantised, "_packed_params"),
+        (scripted, "scripted"),
     ):
         with pytest.raises(ValueError, match=why):
             save(model, tmp_path / "m")

@@ -454,11 +454,6 @@ BAD = {
         ValueError,
         "needs targets",
     ),
-    "density 0": (
-        lambda: (mlp(), Cardinality(density=0), {}),
-        ValueError,
-        "density",
-    ),
     "too many": (
         lambda: (mlp(), Cardinality(10**6), {}),
         ValueError,

@@ -40,6 +40,8 @@ class Statistics:
         Mean over samples of the squared gradient of each sample's loss.
     inputs : tensor of shape (n, n_in)
         Some of the inputs themselves, evenly spread.
+    bias : tensor of shape (n_out,)
+        Bias of the layer, which pruning leaves as it is.
     movement : tensor of shape (n_out, n_in)
         Sum over training steps of ``-weight * gradient``.
     """
@@ -53,6 +55,7 @@ class Statistics:
     gradient: Tensor | None = None
     fisher: Tensor | None = None
     inputs: Tensor | None = None
+    bias: Tensor | None = None
     movement: Tensor | None = None
 
     def get(self, name: str) -> Tensor:
@@ -172,6 +175,10 @@ class _Sums:
             count = self.sums["output_count"]
             means["output_square"] = self.sums["output_square"] / float(count)
             del means["output_count"]
+        if self.inputs:
+            X = torch.cat(self.inputs)
+            step = max(1, len(X) // MOST_ROWS)
+            means["inputs"] = X[::step][:MOST_ROWS].clone()
         for name, value in means.items():
             if not bool(torch.isfinite(value).all()):
                 raise ValueError(
@@ -181,10 +188,6 @@ class _Sums:
                 )
         if "input_square" in means:
             means["input_square"] = self.layer.per_weight(means["input_square"])
-        if self.inputs:
-            X = torch.cat(self.inputs)
-            step = max(1, len(X) // MOST_ROWS)
-            means["inputs"] = X[::step][:MOST_ROWS].clone()
         return Statistics(n_tokens=self.n_tokens, **means)
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -338,12 +338,17 @@ class _Work:
             / _energy(target, guide[target.layer.name])
             for target in self.targets
         }
-        counts = self._counts(scores, partial(self._measured, method, guide))
+
+        def alone(target: Target, count: int) -> Tensor:
+            """Return a layer pruned on the inputs that the dense model gives."""
+            return self._rebuilt(method, guide[target.layer.name], target, count)
+
+        counts = self._counts(scores, alone)
         count_of = {
             target.layer.name: (target, count)
             for target, count in zip(self.targets, counts, strict=True)
         }
-        needs = set(method.needs) | {"hessian"}
+        needs = set(method.needs) | {"hessian", "input_square"}
         layers = [target.layer for target in self.targets]
         done: dict[str, LayerReport] = {}
         for group, statistics in propagate(self.model, layers, self.batches, needs):
@@ -376,46 +381,46 @@ class _Work:
         layer, bound = target.layer, target.with_count(count)
         weight = _floating(layer.weight)
         stored = self.finished.load(layer.name) if self.finished else None
-        notes: list[str] = []
-        name = method.name
-        if statistics.hessian is None:
-            # a grouped convolution: each group has inputs of its own
-            square = statistics.get("input_square")
-            support = bound.largest((square * weight * weight).sqrt())
-            new, error, name = support.embed(support.restrict(weight)), None, "wanda"
+        if stored is None:
+            new = self._rebuilt(method, statistics, target, count)
         else:
-            if stored is not None:
-                new = stored.to(weight)
-            else:
-                new = method.reconstruct(weight, statistics, bound, self.rng)
-            error = relative_error(weight, new, statistics.hessian)
-            if statistics.n_tokens < layer.shape[1]:
-                notes.append(
-                    f"{statistics.n_tokens} tokens for {layer.shape[1]} inputs: the "
-                    "damping decides what they leave open"
-                )
+            new = stored.to(weight)
         if not bool(torch.isfinite(new).all()) or not bound.contains(new):
             raise ValueError(
                 f"method {method.name!r} failed on layer {layer.name!r}: its answer is "
                 "not finite or not within the structure"
             )
-        layer.write(new)
         if self.finished is not None and stored is None:
             self.finished.save(layer.name, new)
-        return self._report(target, bound, name, error, statistics.n_tokens, notes)
+        layer.write(new)
+        if statistics.hessian is None:
+            note = "each group of outputs has inputs of its own: pruned by Wanda"
+            seen = statistics.n_tokens
+            return self._report(target, bound, Wanda.name, None, seen, [note])
+        notes: list[str] = []
+        if statistics.n_tokens < layer.shape[1]:
+            notes.append(
+                f"{statistics.n_tokens} tokens for {layer.shape[1]} inputs: the damping "
+                "decides what they leave open"
+            )
+        error = relative_error(weight, new, statistics.hessian)
+        seen = statistics.n_tokens
+        return self._report(target, bound, method.name, error, seen, notes)
 
-    def _measured(
-        self,
-        method: Reconstruction,
-        guide: dict[str, Statistics],
-        target: Target,
-        count: int,
+    def _rebuilt(
+        self, method: Reconstruction, statistics: Statistics, target: Target, count: int
     ) -> Tensor:
-        """Return the weight pruned to a count with the inputs of the dense model."""
+        """Return the pruned matrix of a layer; by Wanda where there is no Hessian."""
+        bound = target.with_count(count)
         weight = _floating(target.layer.weight)
-        return method.reconstruct(
-            weight, guide[target.layer.name], target.with_count(count), self.rng
-        )
+        if statistics.hessian is None:
+            square = statistics.get("input_square")
+            support = bound.largest((square * weight * weight).sqrt())
+            return support.embed(support.restrict(weight))
+        bias = target.layer.module.bias
+        if bias is not None:
+            statistics = replace(statistics, bias=_floating(bias.detach()))
+        return method.reconstruct(weight, statistics, bound, self.rng)
 
     # -- the whole network -------------------------------------------------------------
 

@@ -302,6 +302,11 @@ def _stored(
 
 def _named_tensors(model: nn.Module) -> dict[str, tuple[str, Tensor]]:
     """Return kind and tensor of every name, checked to be storable."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"model must not be scripted, but {name!r} is; save what it was made of"
+            )
     derived = {
         f"{prefix}.{name}" if prefix else name
         for prefix, module in model.named_modules(remove_duplicate=False)

@@ -41,10 +41,8 @@ class LAMP(Criterion):
     def score(self, weight: Tensor, statistics: Statistics, rng: Generator) -> Tensor:
         """Return each weight's share of those not smaller."""
         squares = squared(weight)
-        flat = squares.reshape(-1)
-        ordered = torch.sort(flat).values
+        ordered, order = torch.sort(squares.reshape(-1))
         not_smaller = ordered.flip(0).cumsum(0).flip(0)
-        first = torch.searchsorted(ordered, flat)  # the first of those equal to it
-        total = not_smaller[first]
-        share = torch.where(total > 0, flat / total, torch.zeros_like(flat))
-        return share.reshape(squares.shape)
+        total = not_smaller[torch.searchsorted(ordered, ordered)]  # first of its equals
+        share = torch.where(total > 0, ordered / total, torch.zeros_like(total))
+        return torch.empty_like(share).scatter_(0, order, share).reshape(squares.shape)

@@ -1,3 +1,6 @@
 """Choose and re-fit the weights of one layer so that its outputs change least."""
 
-__all__: list[str] = []
+from vitalfew.pruning.reconstruction.admm import ADMM
+from vitalfew.pruning.reconstruction.obs import OBS
+
+__all__ = ["ADMM", "OBS"]

@@ -93,6 +93,42 @@ def condition(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor, Conditio
     )
 
 
+def layer_hessian(
+    weight: Tensor, statistics: Statistics, damping: float
+) -> tuple[Tensor, Tensor]:
+    """Return the damped Hessian of a layer and its factor, as `condition` does.
+
+    Parameters
+    ----------
+    weight : tensor of shape (n_out, n_in)
+        Trained weights, whose dtype and device the answer has.
+    statistics : Statistics
+        With the Hessian.
+    damping : float
+        As in `condition`.
+
+    Returns
+    -------
+    H, R : tensor of shape (n_in, n_in)
+        The damped Hessian and its upper factor.
+
+    Raises
+    ------
+    ValueError
+        If weight or Hessian are not finite, or do not fit each other.
+    """
+    n_in, hessian = weight.shape[1], statistics.get("hessian")
+    if tuple(hessian.shape) != (n_in, n_in):
+        raise ValueError(
+            f"hessian must have shape {(n_in, n_in)} for a weight of {n_in} inputs, "
+            f"got {tuple(hessian.shape)}"
+        )
+    if not bool(torch.isfinite(weight).all()):
+        raise ValueError("weight must be finite, got NaN or infinity in it")
+    H, R, _ = condition(hessian.to(weight), damping)
+    return H, R
+
+
 def objective(
     weight: Tensor, statistics: Statistics, damping: float = 0.01
 ) -> Quadratic:
@@ -112,8 +148,7 @@ def objective(
     Quadratic
         ``<W - W0, (W - W0) H> / 2`` with the damped Hessian.
     """
-    H, _, _ = condition(statistics.get("hessian").to(weight), damping)
-    return error_of(weight, H)
+    return error_of(weight, layer_hessian(weight, statistics, damping)[0])
 
 
 def error_of(weight: Tensor, H: Tensor) -> Quadratic:
@@ -171,8 +206,8 @@ def relative_error(weight: Tensor, new: Tensor, hessian: Tensor) -> float:
 class Chooser:
     """The feasible support of largest saliency as a mask, where the weights are.
 
-    Where any `budget` atoms are allowed, the structure is asked once whether that is
-    so, and from then on a threshold does what sorting on the host would.
+    As many atoms of largest saliency as the budget is, found by a threshold, are the
+    answer if the structure allows them; else it is asked, and sorts on the host.
 
     Parameters
     ----------
@@ -184,7 +219,7 @@ class Chooser:
 
     def __init__(self, structure: Any, like: Tensor) -> None:
         self.structure, self.shape, self.device = structure, like.shape, like.device
-        self._plain: bool | None = None if has_unit_costs(structure) else False
+        self.threshold_may_do = has_unit_costs(structure)
 
     @cached_property
     def table(self) -> Tensor | None:
@@ -195,22 +230,24 @@ class Chooser:
         return torch.as_tensor(np.where(table < 0, size, table), device=self.device)
 
     def __call__(self, saliency: Tensor) -> Tensor:
-        """Return a mask of atoms of positive saliency, (n_out, n_in)."""
-        if self._plain is False:
-            support = self.structure.largest(torch.sqrt(saliency))
-            return self._mask_of(torch.as_tensor(support.ids, device=self.device))
-        scores = saliency.reshape(-1)
-        if self.table is not None:
-            scores = torch.cat((scores, scores.new_zeros(1)))[self.table].sum(dim=1)
-        atoms = largest(scores, int(self.structure.budget))
-        if self._plain is None:
+        """Return a mask of feasible atoms of positive saliency, (n_out, n_in)."""
+        if self.threshold_may_do:
+            atoms = largest(self.scores(saliency), int(self.structure.budget))
             chosen = np.flatnonzero(atoms.cpu().numpy())
-            self._plain = self.structure.allows(self.structure.support(chosen))
-            if not self._plain:
-                return self(saliency)
+            if self.structure.allows(self.structure.support(chosen)):
+                if self.table is None:
+                    return atoms.reshape(self.shape)
+                return self._mask_of(self.table[atoms].reshape(-1))
+            self.threshold_may_do = False
+        support = self.structure.largest(torch.sqrt(saliency))
+        return self._mask_of(torch.as_tensor(support.ids, device=self.device))
+
+    def scores(self, saliency: Tensor) -> Tensor:
+        """Return the sum of a saliency over each atom, (n_atoms,)."""
+        flat = saliency.reshape(-1)
         if self.table is None:
-            return atoms.reshape(self.shape)
-        return self._mask_of(self.table[atoms].reshape(-1))
+            return flat
+        return torch.cat((flat, flat.new_zeros(1)))[self.table].sum(dim=1)
 
     def _mask_of(self, ids: Tensor) -> Tensor:
         size = math.prod(self.shape)
@@ -249,7 +286,11 @@ def largest(scores: Tensor, count: int) -> Tensor:
         return scores > 0
     if count <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    border = torch.kthvalue(scores, n - count + 1).values
+    if scores.is_cpu:  # ten times faster than torch's
+        least = np.partition(scores.numpy(), n - count)[n - count]
+        border = torch.as_tensor(least)
+    else:
+        border = torch.kthvalue(scores, n - count + 1).values
     marks = scores > border
     if float(border) > 0:
         tied = torch.nonzero(scores == border)[:, 0]

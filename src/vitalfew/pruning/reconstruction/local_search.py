@@ -1,8 +1,7 @@
 """Exchanges of weights within and between the outputs of a layer."""
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from vitalfew import _native, solvers
 from vitalfew._arrays import precision
 from vitalfew._solve import solve
 from vitalfew._threads import n_threads
+from vitalfew.contracts import Ints
 from vitalfew.neural import Statistics
 from vitalfew.objectives import Quadratic
 from vitalfew.pruning._contracts import Reconstruction
@@ -73,7 +73,7 @@ class LocalSearch(Reconstruction):
        the other coordinates held fixed).
     """
 
-    start: Reconstruction = ADMM()
+    start: Reconstruction = field(default_factory=ADMM)
     damping: float = 0.01
     max_sweeps: int = 10
     tol: float = 1e-6
@@ -97,7 +97,9 @@ class LocalSearch(Reconstruction):
         begun = self.start.reconstruct(weight, statistics, structure, rng)
         error = objective(weight, statistics, self.damping)
         support = structure.largest(begun)
-        fit = structure.refit(error, support, error.at(support, support.restrict(begun)))
+        fit = structure.refit(
+            error, support, error.at(support, support.restrict(begun))
+        )
         layout = _layout(structure)
         if layout is None:
             search = solvers.LocalSearch(tol=self.tol)
@@ -107,13 +109,14 @@ class LocalSearch(Reconstruction):
         spare = int(structure.budget) - int(parts.mask.sum())
         if layout.width == 1 and parts.flops() <= self.max_flops:
             parts.search_exactly(self.max_sweeps, spare)
-            new = parts.refitted(structure, fit)
+            new = parts.refitted(structure, fit.x)
         else:
             new = fit
             for _ in range(self.max_sweeps):
-                if not parts.search_fixed(spare):
+                moved, spare = parts.search_fixed(spare)
+                if not moved:
                     break
-                new = parts.refitted(structure, parts.point())
+                new = parts.refitted(structure, parts.joined(parts.W))
                 parts.take(new.x)
         best: Tensor = new.x if new.value < fit.value else fit.x
         return best
@@ -153,9 +156,7 @@ class _Moves(NamedTuple):
     gain: NDArray[Any]
     add: NDArray[np.int64]
 
-    def between(
-        self, least: NDArray[Any], spare: int
-    ) -> tuple[list[int], list[int]]:
+    def between(self, least: NDArray[Any], spare: int) -> tuple[Ints, Ints]:
         """Return parts that add an atom and parts that drop one, in pairs.
 
         The first `spare` additions have no partner. A part moves at most once, as its
@@ -166,15 +167,17 @@ class _Moves(NamedTuple):
         adding: list[int] = []
         dropping: list[int] = []
         for a in takers:
-            if not self.gain[a] > least[a] or a in dropping:
+            if not self.gain[a] > least[a]:
                 break
+            if a in dropping:
+                continue
             if len(adding) >= spare:
                 d = next((d for d in givers if d != a and d not in adding), None)
                 if d is None or not self.gain[a] - self.loss[d] > least[a] + least[d]:
                     break
                 dropping.append(int(d))
             adding.append(int(a))
-        return adding, dropping
+        return np.array(adding, np.int64), np.array(dropping, np.int64)
 
 
 class _Parts:
@@ -206,11 +209,9 @@ class _Parts:
 
     def take(self, new: Tensor) -> None:
         """Go on from a matrix."""
-        self.W = self.split(new)
+        self.W = self.split(new).clone()
         self.gradient = self.W @ self.H - self.B
-        n, q, p = self.W.shape
-        blocks = self.W.reshape(n, q, -1, self.layout.width)
-        self.mask = (blocks != 0).any(dim=3).any(dim=1)
+        self.mask = (self._atoms(self.W) != 0).any(dim=3).any(dim=1)
 
     def flops(self) -> float:
         """Multiplications that the closed form takes for all parts once."""
@@ -218,9 +219,204 @@ class _Parts:
         k = self.mask.sum(dim=1).double()
         return float(torch.sum(k * p * (2 * k + 10 * q)))
 
-    def point(self) -> Any:
-        """Return the matrix as it is, a fit of the error."""
-        return self._matrix(self.W)
-
-    def refitted(self, structure: Any, start: Any) -> Any:
+    def refitted(self, structure: Any, start: Tensor) -> Any:
         """Minimise the error on the atoms that are marked."""
+        marks = self.mask[:, None, :, None].expand(
+            -1, self.layout.rows, -1, self.layout.width
+        )
+        support = structure.largest(self.joined(marks).to(self.H.dtype))
+        begun = self.error.at(support, support.restrict(start))
+        return structure.refit(self.error, support, begun)
+
+    def joined(self, values: Tensor) -> Tensor:
+        """Return numbers of all parts as the matrix."""
+        n_out, n_in = self.shape
+        return values.reshape(-1, self.H.shape[0])[:n_out, :n_in]
+
+    def move_between(self, moves: _Moves, spare: int) -> tuple[Ints, Ints]:
+        """Mark what parts give to each other; return who adds and who drops."""
+        if not self.layout.shared:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        adding, dropping = moves.between(self.least, spare)
+        self.mask[adding, moves.add[adding]] = True
+        self.mask[dropping, moves.drop[dropping]] = False
+        return adding, dropping
+
+    # -- all other weights moved to their best values ----------------------------------
+
+    def search_exactly(self, max_sweeps: int, spare: int) -> None:
+        """Make exchanges until none helps, and move atoms between parts."""
+        n = len(self.mask)
+        moves = _Moves(
+            np.full(n, np.inf),
+            np.zeros(n, np.int64),
+            np.zeros(n),
+            np.zeros(n, np.int64),
+        )
+        active = np.arange(n)
+        for _ in range(max_sweeps):
+            for some in self._chunks(active):
+                self._exchange(some, moves)
+            adding, dropping = self.move_between(moves, spare)
+            spare -= len(adding) - len(dropping)
+            active = np.concatenate((adding, dropping))
+            if not len(active):
+                break
+
+    def _chunks(self, parts: Ints) -> Iterator[Ints]:
+        """Yield parts of about as many atoms each, few enough for memory."""
+        counts = self.mask.sum(dim=1).cpu().numpy()
+        parts = parts[np.argsort(counts[parts], kind="stable")]
+        p, first = self.H.shape[0], 0
+        while first < len(parts):
+            sizes = np.maximum(counts[parts[first:]], 1)
+            numbers = np.arange(1, len(sizes) + 1) * sizes * (sizes + 3 * p)
+            last = first + max(int(np.searchsorted(numbers, MOST_NUMBERS)), 1)
+            yield parts[first:last]
+            first = last
+
+    def _exchange(self, parts: Ints, moves: _Moves) -> None:
+        """Make all exchanges within some parts, and note what the next move costs."""
+        p, device = self.H.shape[0], self.H.device
+        marks, B = self.mask[parts], self.B[parts]
+        counts = marks.sum(dim=1)
+        K = max(int(counts.max()), 1)
+        ids = torch.argsort((~marks).to(torch.int8), dim=1, stable=True)[:, :K]
+        used = torch.arange(K, device=device) < counts[:, None]
+        G = self.H[ids[:, :, None], ids[:, None, :]]
+        G *= used[:, :, None] & used[:, None, :]
+        G.diagonal(dim1=1, dim2=2)[~used] = 1
+        P = _inverses(G) * used[:, :, None]
+        W = P @ self.H[ids]
+        z = P @ (B.gather(2, ids[:, None, :].expand(-1, B.shape[1], -1))).mT
+        gradient = z.mT @ self.H[ids] - B
+        chosen, _, loss, drop, gain, add = _native.exchange_parts(
+            *(_on_host(a) for a in (self.H, P, W, ids, counts, z, gradient)),
+            self.least[parts],
+            self.layout.run,
+            4 * p,
+            n_threads(),
+        )
+        new = torch.zeros_like(marks)
+        at = torch.as_tensor(chosen, device=device)
+        new[torch.nonzero(used)[:, 0], at[used]] = True
+        self.mask[parts] = new
+        for all_of_them, here in zip(moves, (loss, drop, gain, add), strict=True):
+            all_of_them[parts] = here
+
+    # -- other weights held fixed ------------------------------------------------------
+
+    def search_fixed(self, spare: int) -> tuple[bool, int]:
+        """Make exchanges, the other weights held fixed.
+
+        Says whether there were any, and how many atoms are still to spare.
+        """
+        c, p = self.layout.width, self.H.shape[0]
+        self.blocks = self.H.reshape(p // c, c, p // c, c).transpose(1, 2)
+        own = self.blocks.diagonal(dim1=0, dim2=1).permute(2, 0, 1)
+        self.own = own.contiguous()  # Hessian of each atom
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(self.own))
+        n, q, _ = self.W.shape
+        room = n * q * min(CANDIDATES, p // c) ** 2 * c * c
+        changed = False
+        for _ in range(ROUNDS):
+            moved = False
+            for some in torch.arange(n, device=self.H.device).chunk(
+                max(room // MOST_NUMBERS, 1)
+            ):
+                moved |= self._exchange_fixed(some)
+            if self.layout.shared:
+                loss, gain = self._alone(torch.arange(n, device=self.H.device))
+                (least, drop), (most, add) = loss.min(dim=1), gain.max(dim=1)
+                moves = _Moves(*(_on_host(a) for a in (least, drop, most, add)))
+                adding, dropping = self.move_between(moves, spare)
+                spare -= len(adding) - len(dropping)
+                self._drop(dropping, moves.drop[dropping])
+                self._add(adding, moves.add[adding])
+                moved |= len(adding) > 0
+            changed |= moved
+            if not moved:
+                break
+        return changed, spare
+
+    def _atoms(self, values: Tensor) -> Tensor:
+        """Return numbers of parts atom by atom, (b, q, A, c)."""
+        return values.reshape(*values.shape[:2], -1, self.layout.width)
+
+    def _alone(self, parts: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of every drop and gain of every addition, (b, A) each."""
+        w, g = self._atoms(self.W[parts]), self._atoms(self.gradient[parts])
+        inside = self.mask[parts]
+        falls = torch.sum(
+            w * torch.einsum("bqac,acd->bqad", w, self.own) / 2 - w * g, 3
+        )
+        rises = torch.sum(g * torch.einsum("bqac,acd->bqad", g, self.inverse), 3) / 2
+        loss = torch.where(inside, falls.sum(dim=1), torch.inf)
+        gain = torch.where(inside, 0.0, rises.sum(dim=1))
+        return loss, gain
+
+    def _exchange_fixed(self, parts: Tensor) -> bool:
+        """Make the best exchange of candidates in each of some parts."""
+        loss, gain = self._alone(parts)
+        n_atoms, run = loss.shape[1], self.layout.run
+        count = min(CANDIDATES, n_atoms)
+        loss, out = torch.topk(loss, count, dim=1, largest=False)
+        if run:
+            into = out[:, :, None] // run * run + torch.arange(run, device=out.device)
+            may = into < n_atoms
+            into = into.clamp(max=n_atoms - 1)
+        else:
+            into = (
+                torch.topk(gain, count, dim=1).indices[:, None, :].expand(-1, count, -1)
+            )
+            may = torch.ones_like(into, dtype=torch.bool)
+        may = may & ~self.mask[parts][torch.arange(len(parts))[:, None, None], into]
+        w, g = self._atoms(self.W[parts]), self._atoms(self.gradient[parts])
+        b = torch.arange(len(parts), device=out.device)[:, None]
+        leaving = w[b, :, out]  # (b, t, q, c)
+        slope = g[b[:, :, None], :, into] - torch.einsum(
+            "btqc,btucd->btuqd", leaving, self.blocks[out[:, :, None], into]
+        )
+        rise = torch.einsum("btuqc,btucd,btuqd->btu", slope, self.inverse[into], slope)
+        total = torch.where(may, rise / 2 - loss[:, :, None], -torch.inf).flatten(1)
+        best, at = total.max(dim=1)
+        moves = best > torch.as_tensor(self.least, device=best.device)[parts]
+        if not bool(moves.any()):
+            return False
+        b, at = torch.nonzero(moves)[:, 0], at[moves]
+        t, u = at // into.shape[2], at % into.shape[2]
+        self._drop(parts[b], out[b, t])
+        self._add(parts[b], into[b, t, u])
+        return True
+
+    def _drop(self, parts: Any, atoms: Any) -> None:
+        """Set one atom of each of some parts to zero."""
+        w = self._atoms(self.W)
+        self._shift(parts, atoms, -w[parts, :, atoms])
+        w[parts, :, atoms] = 0
+        self.mask[parts, atoms] = False
+
+    def _add(self, parts: Any, atoms: Any) -> None:
+        """Give one atom of each of some parts its best value, all others fixed."""
+        g = self._atoms(self.gradient)[parts, :, atoms]
+        self._shift(parts, atoms, -g @ self.inverse[atoms])
+        self.mask[parts, atoms] = True
+
+    def _shift(self, parts: Any, atoms: Any, by: Tensor) -> None:
+        c, p = self.layout.width, self.H.shape[0]
+        self._atoms(self.W)[parts, :, atoms] += by
+        self.gradient[parts] += by @ self.H.reshape(p // c, c, p)[atoms]
+
+
+def _inverses(G: Tensor) -> Tensor:
+    """Inverses of positive definite matrices, in double precision where it takes it."""
+    L, info = torch.linalg.cholesky_ex(G)
+    if not bool(info.any()):
+        return torch.cholesky_inverse(L)
+    L = torch.linalg.cholesky(G.double())
+    return torch.cholesky_inverse(L).to(G.dtype)
+
+
+def _on_host(values: Tensor) -> NDArray[Any]:
+    host: NDArray[Any] = values.cpu().contiguous().numpy()
+    return host
