@@ -164,7 +164,7 @@ def _said(rows: list[Row]) -> Iterator[str]:
             quick = [m for m in errors if seconds[m] <= MOST_TIME * seconds["obs"]]
             within = min(errors[m] / errors["obs"] for m in quick)
             told += (
-                f"; among methods of at most {MOST_TIME:g} times its time the lowest is "
+                f"; within {MOST_TIME:g} times its time the lowest is "
                 f"{within:.3f}, so the goal of {goal} is "
                 f"{'met' if within <= goal else 'missed'}"
             )

@@ -185,3 +185,34 @@ def test_padding_does_not_count():
         assert isinstance(found, Statistics)
         assert found.n_tokens == 6
         torch.testing.assert_close(found.hessian, kept.T @ kept / 6)
+
+
+def test_layers_may_be_called_by_name():
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.layer(input=x)
+
+    model, x = Named(), torch.randn(4, 3)
+    layers, _ = prunable_layers(model)
+    found = next(propagate(model, layers, [x], {"hessian"}))[1]
+    torch.testing.assert_close(found.hessian, x.T @ x / 4)
+
+
+@pytest.mark.parametrize("sizes", [[3, 50, 1], [4000] * 5, [9000, 10]])
+def test_inputs_that_are_held_are_spread_evenly(sizes):
+    model = nn.Linear(1, 1)
+    layers, _ = prunable_layers(nn.Sequential(model))
+    rows = torch.arange(float(sum(sizes)))[:, None]
+    batches = list(rows.split(sizes))
+    found = collect(nn.Sequential(model), layers, batches, {"inputs"})["0"]
+    held = found.inputs[:, 0]
+    assert found.n_tokens == len(rows)
+    assert len(held) <= 4096
+    assert len(held) >= min(len(rows), 2048)
+    steps = held.diff()
+    assert float(held[0]) == 0
+    assert float(steps.min()) == float(steps.max())

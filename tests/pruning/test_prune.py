@@ -261,9 +261,7 @@ def test_odd_modules_are_named_and_left(name):
     torch.manual_seed(0)
     model = Odd()
     ids = [(torch.randint(0, 20, (6, 5)), torch.randint(0, 20, (6, 5)))] * 2
-    report = prune(
-        model, Cardinality(density=0.5), method=name, calibration=ids, rng=0
-    )
+    report = prune(model, Cardinality(density=0.5), method=name, calibration=ids, rng=0)
     assert {"embed", "lstm", "head"} <= set(report.left)
     assert "first" in {layer.name for layer in report.layers}
     assert model.second.weight is model.first.weight
@@ -334,8 +332,11 @@ def test_norms_are_told_of_without_data():
     assert report.recalibrated == ()
     assert any("give calibration" in note for note in report.notes)
     report = prune(
-        convnet(), Cardinality(density=0.5), calibration=pairs((3, 6, 6)),
-        recalibrate=False, method="magnitude",
+        convnet(),
+        Cardinality(density=0.5),
+        calibration=pairs((3, 6, 6)),
+        recalibrate=False,
+        method="magnitude",
     )
     assert report.recalibrated == ()
 

@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn import functional
 
 from vitalfew.neural import Statistics, collect, prunable_layers
-from vitalfew.neural.statistics import MOST_ROWS
 
 ALL = ("hessian", "input_square", "output_square", "inputs")
 SIZES = (4, 3)
@@ -74,14 +73,6 @@ def test_only_what_is_asked_for():
         for other in set(ALL) - {asked}:
             with pytest.raises(ValueError, match=other):
                 only.get(other)
-
-
-def test_inputs_are_thinned_out():
-    model = nn.Linear(1, 2)
-    x = torch.arange(3.0 * MOST_ROWS)[:, None]
-    _, known = collected(model, [x], needs={"inputs"})
-    (only,) = known.values()
-    assert torch.equal(only.inputs, x[::3])
 
 
 def test_hugging_face_conv1d():

@@ -19,6 +19,7 @@ from vitalfew.neural.batches import Batches, run, token_mask
 from vitalfew.neural.layers import Layer, LinearLayer
 from vitalfew.neural.modes import evaluating
 from vitalfew.neural.statistics import Statistics, _Sums
+from vitalfew.neural.watching import watching
 
 
 class _Stop(Exception):
@@ -109,16 +110,13 @@ def _running_order(
     order: list[Layer] = []
     shares: list[bool] = []  # whether the call before had the same input
     last: list[Any] = [None]
-    with _hooks() as hooks:
-        for layer in layers:
 
-            def before(_: Any, args: Any, layer: Layer = layer) -> None:
-                order.append(layer)
-                shares.append(args[0] is last[0])
-                last[0] = args[0]
+    def see(layer: Layer, x: Tensor) -> None:
+        order.append(layer)
+        shares.append(x is last[0])
+        last[0] = x
 
-            for module in (layer.module, *layer.sharing):
-                hooks.append(module.register_forward_pre_hook(before))
+    with watching(layers, inputs=see):
         _run(model, batch)
     counts = Counter(layer.name for layer in order)
     groups: list[_Group] = []
@@ -294,16 +292,13 @@ def _seen_in_block(
 def _looking(group: _Group, sums: _Sums) -> Iterator[list[Tensor | None]]:
     """Add the inputs of a group to sums, and stop there if that is all."""
     mask: list[Tensor | None] = [None]
-    layer = group.layers[0]
 
-    def before(_: Any, args: Any) -> None:
-        sums.see(args[0], mask[0])
+    def see(_: Layer, x: Tensor) -> None:
+        sums.see(x, mask[0])
         if group.once:
             raise _Stop
 
-    with _hooks() as hooks:
-        for module in (layer.module, *layer.sharing):
-            hooks.append(module.register_forward_pre_hook(before))
+    with watching(group.layers[:1], inputs=see):
         yield mask
 
 

@@ -1,6 +1,6 @@
 """What calibration data say about the layers of a network."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -11,6 +11,7 @@ from vitalfew.neural.batches import Batches, LossFunction, loss_of, n_samples, r
 from vitalfew.neural.batches import token_mask as mask_of
 from vitalfew.neural.layers import Layer, prunable_layers
 from vitalfew.neural.modes import evaluating
+from vitalfew.neural.watching import watching
 
 MOST_ROWS = 4096  # of inputs that are kept for methods that need them as they are
 
@@ -139,6 +140,7 @@ class _Sums:
         self.n_tokens = 0
         self.sums: dict[str, Tensor] = {}
         self.inputs: list[Tensor] = []
+        self.stride = 1  # of the inputs, one in so many is held
 
     def see(self, x: Tensor, mask: Tensor | None) -> None:
         layer = self.layer
@@ -152,7 +154,7 @@ class _Sums:
         if "input_square" in self.needs:
             self._add("input_square", torch.sum(X * X, dim=0))
         if "inputs" in self.needs and layer.n_groups == 1:
-            self.inputs.append(X)
+            self._hold(X)
 
     def see_output(self, y: Tensor, mask: Tensor | None) -> None:
         y = y.detach()
@@ -166,6 +168,14 @@ class _Sums:
         self._add("output_square", torch.sum(y * y, dim=others))
         self._add("output_count", torch.tensor(float(y.numel() // y.shape[channel])))
 
+    def _hold(self, X: Tensor) -> None:
+        """Hold some of the inputs, evenly spread over all that were seen."""
+        first = -(self.n_tokens - len(X)) % self.stride
+        self.inputs.append(X[first :: self.stride].clone())
+        if sum(len(part) for part in self.inputs) > 2 * MOST_ROWS:
+            self.inputs = [torch.cat(self.inputs)[::2].clone()]
+            self.stride *= 2
+
     def _add(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 
@@ -177,8 +187,7 @@ class _Sums:
             del means["output_count"]
         if self.inputs:
             X = torch.cat(self.inputs)
-            step = max(1, len(X) // MOST_ROWS)
-            means["inputs"] = X[::step][:MOST_ROWS].clone()
+            means["inputs"] = X[:: -(-len(X) // MOST_ROWS)].clone()
         for name, value in means.items():
             if not bool(torch.isfinite(value).all()):
                 raise ValueError(
@@ -198,56 +207,30 @@ def _activations(
     gates = _gates(model, layers) if "output_square" in needs else {}
     for down in gates.values():
         sums[down.name] = _Sums(down, needs | {"input_square"})
-    watched = {layer.name: layer for layer in (*layers, *gates.values())}.values()
+    by_name = {layer.name: layer for layer in (*layers, *gates.values())}
+    watched = [layer for name, layer in by_name.items() if name in sums]
+    mask: Tensor | None = None
+
+    def see(layer: Layer, x: Tensor) -> None:
+        sums[layer.name].see(x, mask)
+
+    def see_output(layer: Layer, y: Tensor) -> None:
+        sums[layer.name].see_output(y, mask)
+
+    outputs = see_output if "output_square" in needs else None
     with (
-        watching(list(watched), sums, needs) as set_mask,
+        watching(watched, inputs=see, outputs=outputs),
         evaluating(model),
         torch.no_grad(),
     ):
         for batch in batches:
-            set_mask(mask_of(batch))
+            mask = mask_of(batch)
             run(model, batch)
     found = {
         name: each.statistics() for name, each in sums.items() if each.n_tokens > 0
     }
     _through_gates(found, gates, needs)
     return {layer.name: found[layer.name] for layer in layers if layer.name in found}
-
-
-@contextmanager
-def watching(
-    layers: Sequence[Layer], sums: "dict[str, _Sums]", needs: set[str]
-) -> Iterator[Callable[[Tensor | None], None]]:
-    """Add what passes through layers to their sums; yields a setter of the mask."""
-    mask: list[Tensor | None] = [None]
-    handles = []
-
-    def set_mask(new: Tensor | None) -> None:
-        mask[0] = new
-
-    try:
-        for layer in layers:
-            if layer.name not in sums:
-                continue
-            each = sums[layer.name]
-            for module in (layer.module, *layer.sharing):
-
-                def before(_: object, args: tuple[Tensor], each: _Sums = each) -> None:
-                    each.see(args[0], mask[0])
-
-                handles.append(module.register_forward_pre_hook(before))
-                if "output_square" in needs:
-
-                    def after(
-                        _: object, args: object, y: Tensor, each: _Sums = each
-                    ) -> None:
-                        each.see_output(y, mask[0])
-
-                    handles.append(module.register_forward_hook(after))
-        yield set_mask
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _gates(model: nn.Module, layers: Sequence[Layer]) -> dict[str, Layer]:
@@ -303,25 +286,20 @@ def multiplications(
     """
     found: dict[str, float] = {}
     n = max(1, n_samples(batch))
-    handles = []
-    try:
-        for layer in layers:
 
-            def after(
-                _: object, args: tuple[Tensor], y: Tensor, layer: Layer = layer
-            ) -> None:
-                times = y.numel() / layer.shape[0]
-                if not layer.has_tokens:  # transposed: each input meets each weight
-                    times = args[0].numel() / layer.parameter.shape[0]
-                found[layer.name] = found.get(layer.name, 0.0) + times / n
+    def see(layer: Layer, tensor: Tensor) -> None:
+        channels = layer.shape[0] if layer.has_tokens else layer.parameter.shape[0]
+        times = tensor.numel() / channels / n
+        found[layer.name] = found.get(layer.name, 0.0) + times
 
-            for module in (layer.module, *layer.sharing):
-                handles.append(module.register_forward_hook(after))
-        with evaluating(model), torch.no_grad():
-            run(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    # in a transposed convolution each input meets each weight
+    with (
+        watching([each for each in layers if each.has_tokens], outputs=see),
+        watching([each for each in layers if not each.has_tokens], inputs=see),
+        evaluating(model),
+        torch.no_grad(),
+    ):
+        run(model, batch)
     return found
 
 

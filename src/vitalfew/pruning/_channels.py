@@ -1,12 +1,13 @@
 """What goes with an output channel: its bias, and the batch norm that follows it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vitalfew.neural import Batches, Layer, evaluating, run
+from vitalfew.neural.watching import watching
 
 
 def output_layers(model: nn.Module, layers: Sequence[Layer], batch: Any) -> set[str]:
@@ -28,11 +29,12 @@ def output_layers(model: nn.Module, layers: Sequence[Layer], batch: Any) -> set[
     """
     made: dict[int, tuple[str, Any]] = {}  # the storage is held, or it would be reused
 
-    def after(layer: Layer, y: Tensor) -> None:
+    def see(layer: Layer, y: Tensor) -> None:
         storage = y.untyped_storage()
         made[storage.data_ptr()] = layer.name, storage
 
-    output = _run(model, layers, [], after, lambda norm, x: None, batch)
+    with watching(layers, outputs=see), evaluating(model), torch.no_grad():
+        output = run(model, batch)
     return {
         made[t.untyped_storage().data_ptr()][0]
         for t in _tensors(output)
@@ -78,14 +80,20 @@ def clear_biases(
     made: dict[int, tuple[str, Any]] = {}
     found: list[tuple[Any, str]] = []
 
-    def after(layer: Layer, y: Tensor) -> None:
+    def see(layer: Layer, y: Tensor) -> None:
         made[id(y)] = layer.name, y  # the tensor is held, or its number would return
 
-    def before(norm: Any, x: Tensor) -> None:
-        if id(x) in made:
-            found.append((norm, made[id(x)][0]))
+    def before(norm: Any, args: Any) -> None:
+        if id(args[0]) in made:
+            found.append((norm, made[id(args[0])][0]))
 
-    _run(model, layers, norms, after, before, batches[0])
+    handles = [norm.register_forward_pre_hook(before) for norm in norms]
+    try:
+        with watching(layers, outputs=see), evaluating(model), torch.no_grad():
+            run(model, batches[0])
+    finally:
+        for handle in handles:
+            handle.remove()
     with torch.no_grad():
         for norm, name in found:
             if norm.weight is not None:
@@ -95,37 +103,6 @@ def clear_biases(
 
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
-
-def _run(
-    model: nn.Module,
-    layers: Sequence[Layer],
-    norms: Sequence[nn.Module],
-    after: Callable[[Layer, Tensor], None],
-    before: Callable[[Any, Tensor], None],
-    batch: Any,
-) -> Any:
-    """Run a model while watching the outputs of layers and the inputs of norms."""
-    handles = []
-    try:
-        for layer in layers:
-
-            def made(_: Any, args: Any, y: Tensor, layer: Layer = layer) -> None:
-                after(layer, y)
-
-            for module in (layer.module, *layer.sharing):
-                handles.append(module.register_forward_hook(made))
-        for norm in norms:
-
-            def seen(norm: Any, args: Any) -> None:
-                before(norm, args[0])
-
-            handles.append(norm.register_forward_pre_hook(seen))
-        with evaluating(model), torch.no_grad():
-            return run(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _tensors(output: Any) -> list[Tensor]:

@@ -392,20 +392,20 @@ class _Work:
             )
         if self.finished is not None and stored is None:
             self.finished.save(layer.name, new)
-        layer.write(new)
-        if statistics.hessian is None:
-            note = "each group of outputs has inputs of its own: pruned by Wanda"
-            seen = statistics.n_tokens
-            return self._report(target, bound, Wanda.name, None, seen, [note])
         notes: list[str] = []
-        if statistics.n_tokens < layer.shape[1]:
-            notes.append(
-                f"{statistics.n_tokens} tokens for {layer.shape[1]} inputs: the damping "
-                "decides what they leave open"
-            )
-        error = relative_error(weight, new, statistics.hessian)
-        seen = statistics.n_tokens
-        return self._report(target, bound, method.name, error, seen, notes)
+        error, name = None, method.name
+        if statistics.hessian is None:
+            name = Wanda.name
+            notes.append("each group of outputs has inputs of its own: pruned by Wanda")
+        else:
+            error = relative_error(weight, new, statistics.hessian)
+            if statistics.n_tokens < layer.shape[1]:
+                notes.append(
+                    f"{statistics.n_tokens} tokens for {layer.shape[1]} inputs: the "
+                    "damping decides what they leave open"
+                )
+        layer.write(new)
+        return self._report(target, bound, name, error, statistics.n_tokens, notes)
 
     def _rebuilt(
         self, method: Reconstruction, statistics: Statistics, target: Target, count: int

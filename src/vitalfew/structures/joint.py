@@ -13,6 +13,7 @@ from vitalfew._arrays import namespace, top
 from vitalfew._validation import check_count, check_density
 from vitalfew.contracts import Array, Ints, Shape
 from vitalfew.structures._index import IndexStructure, Scores
+from vitalfew.structures.cardinality import Cardinality
 from vitalfew.structures.nm import NM
 from vitalfew.supports import Coordinates
 
@@ -188,6 +189,10 @@ class Joint(IndexStructure):
     def support(self, atoms: Any) -> Coordinates:
         """Return the span of some atoms of any parts."""
         atoms = np.asarray(atoms, np.int64)
+        if all(isinstance(part, Cardinality | NM) for part in self.parts):
+            # every coordinate is an atom
+            sizes = np.ones(len(atoms), np.int64)
+            return Coordinates(atoms, atoms, sizes, self._shape())
         order, _ = self._order(atoms)
         supports = [part.support(some) for part, some in self._local(atoms)]
         ids = np.concatenate(
@@ -288,12 +293,14 @@ class Joint(IndexStructure):
         )
 
     def _choose(self, scores: Scores) -> Ints:
+        scores = scores.copy()
         if not self._shared:
             chosen = np.concatenate(
                 [s.start + part._choose(scores[s]) for part, s in self._slices()]
             )
-            return self._falling(scores, chosen)
-        scores = scores.copy()
+            scores[list(self.keep)] = np.inf
+            chosen = np.sort(chosen)
+            return chosen[top(scores[chosen], len(chosen))]
         scores[list(self.keep)] = np.inf
         for part, here in self._slices():
             if isinstance(part, NM):
@@ -305,9 +312,9 @@ class Joint(IndexStructure):
             rest[sure] = -1.0
         best = top(rest, int(self.budget) - len(sure))
         best = best[rest[best] > 0]
-        return (
-            self._falling(scores, np.concatenate((sure, best))) if len(sure) else best
-        )
+        chosen = np.concatenate((sure, best))
+        # quick, as all but a few are in order
+        return chosen[np.argsort(-scores[chosen], kind="stable")] if len(sure) else best
 
     def _rightful(self, scores: Scores) -> Ints:
         """Return the largest atoms of each part, as many as it has a right to."""
@@ -316,13 +323,6 @@ class Joint(IndexStructure):
             best = here.start + top(scores[here], int(floor))
             sure.append(best[scores[best] >= 0])
         return np.concatenate(sure)
-
-    def _falling(self, scores: Scores, chosen: Ints) -> Ints:
-        """Sort atoms from the largest down, kept ones first."""
-        chosen = np.sort(chosen)
-        own = scores[chosen]
-        own[self._marked(self.keep)[chosen]] = np.inf
-        return chosen[top(own, len(own))]
 
     def _appeal(self, scores: Scores) -> Scores:
         if self._shared:

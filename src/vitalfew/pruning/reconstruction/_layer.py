@@ -291,8 +291,9 @@ def largest(scores: Tensor, count: int) -> Tensor:
         border = torch.as_tensor(least)
     else:
         border = torch.kthvalue(scores, n - count + 1).values
-    marks = scores > border
-    if float(border) > 0:
+    marks = scores >= border
+    too_many = int(marks.sum()) - count
+    if too_many > 0:
         tied = torch.nonzero(scores == border)[:, 0]
-        marks[tied[: count - int(marks.sum())]] = True
-    return marks
+        marks[tied[len(tied) - too_many :]] = False
+    return marks if float(border) > 0 else marks & (scores > 0)

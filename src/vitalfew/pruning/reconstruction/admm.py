@@ -41,7 +41,7 @@ class ADMM(Reconstruction):
         Share of the mean of the Hessian's diagonal added to it.
     rho : float, default=0.1
         Penalty to start with; the diagonal of S is one.
-    growth : float, default=1.05
+    growth : float, default=1.1
         Factor of the penalty from one iteration to the next; nearer to one is slower
         and ends lower.
     tol : float, default=0.0005
@@ -53,7 +53,7 @@ class ADMM(Reconstruction):
     Notes
     -----
     One eigendecomposition of S, O(n_in^3), then two products of (n_out, n_in) and
-    (n_in, n_in) matrices in each of about 40 iterations, and the refit. The problem is
+    (n_in, n_in) matrices in each of about 25 iterations, and the refit. The problem is
     not convex: the answer is stationary, not the best.
 
     Departures from [2]_: the penalty grows by one factor instead of one of three.
@@ -72,12 +72,12 @@ class ADMM(Reconstruction):
 
     damping: float = 0.01
     rho: float = 0.1
-    growth: float = 1.05
+    growth: float = 1.1
     tol: float = 5e-4
     max_iter: int = 300
 
     name: ClassVar[str] = "admm"
-    cost: ClassVar[str] = "n_in³ + 40 x 4 n_out n_in², and the refit"
+    cost: ClassVar[str] = "n_in³ + 25 x 4 n_out n_in², and the refit"
     use: ClassVar[str] = "the lowest error of a layer for any structure; the default"
 
     def __post_init__(self) -> None:
