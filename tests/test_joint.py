@@ -179,3 +179,17 @@ def test_exchanges_between_parts_are_allowed_where_they_fit():
     for out, into in itertools.product(range(3), [2, 3, 4, 6, 7]):
         new = joint.exchange(support, out, into)
         assert allowed[out, into] == within(joint, new.atoms.tolist())
+
+
+def test_checkpoints_tell_parts_apart(tmp_path):
+    f = correlated(0, 0.05)
+    path = tmp_path / "run.npz"
+
+    def run(labels):
+        part = Groups(labels, 1).on((4,))
+        joint = Joint([part, Cardinality(0).on((4,))], 3)
+        return solve(f, joint, OMP(), max_iter=1, checkpoint=path)
+
+    run([0, 1, 0, 1])
+    with pytest.raises(ValueError, match="belongs to another"):
+        run([0, 0, 1, 1])

@@ -1,5 +1,6 @@
 """The networks: an MLP, a residual network, a small GPT and a pretrained encoder."""
 
+import math
 from typing import Any
 
 import torch
@@ -153,6 +154,41 @@ class GPT(nn.Module):
         places = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.layers(self.token(tokens) + self.position(places))
         return self.head(self.norm(x))
+
+
+@torch.no_grad()
+def lost(before: Tensor, after: Tensor, hessian: Tensor) -> float:
+    """Return the squared change of a layer's outputs over its squared outputs.
+
+    Shares no code with the library, whose own reports it judges.
+
+    Parameters
+    ----------
+    before, after : tensor of shape (n_out, n_in)
+        Weights; `before` must be a copy that pruning cannot reach.
+    hessian : tensor of shape (n_in, n_in)
+        Sum or mean of ``x x^T`` over the inputs.
+
+    Returns
+    -------
+    float
+        From 0; 1 for a layer of zeros.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to compare with, or a weight was lost without a trace: such
+        a number would pass for a perfect answer.
+    """
+    W, H = before.double(), hessian.double()
+    D = W - after.double()
+    all_of_it = float(((W @ H) * W).sum())
+    share = float(((D @ H) * D).sum()) / all_of_it if all_of_it else math.nan
+    if not math.isfinite(share):
+        raise ValueError(f"the error of a layer is {share}, of outputs {all_of_it}")
+    if torch.equal(before, after):
+        raise ValueError("a pruned layer equals the dense one; was it a view?")
+    return share
 
 
 def minilm() -> tuple[Any, Any]:

@@ -57,7 +57,8 @@ def measure(cell: Row, toy: bool) -> Row:
     Returns
     -------
     dict
-        Seconds, growth of memory in MB over what was held before, error of the layer.
+        Seconds, growth of memory in MB over what was held before, error of the layer on
+        tokens of its own and as reported.
     """
     import torch
     from torch import nn
@@ -72,6 +73,8 @@ def measure(cell: Row, toy: bool) -> Row:
         "16x1": Blocks((16, 1), density=DENSITY),
         "2:4": NM(2, 4),
     }
+    generator = torch.Generator().manual_seed(1)
+    probe = torch.randn(512, N_FACTORS, generator=generator)
     memory = Memory()
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -79,6 +82,8 @@ def measure(cell: Row, toy: bool) -> Row:
         nn.ReLU(),
         nn.Linear(size, size, bias=False),
     )
+    with torch.no_grad():
+        outputs = model(probe).double()
     length = 32 if toy else LENGTH
     batches = [torch.randn(1, length, N_FACTORS) for _ in range(N_SEQUENCES)]
     clock = Clock()
@@ -91,12 +96,15 @@ def measure(cell: Row, toy: bool) -> Row:
             include="2",
             rng=0,
         )
-    layer = report.layers[0]
+    grown, layer = memory.grown(), report.layers[0]
+    with torch.no_grad():
+        change = model(probe).double() - outputs
     return {
         "cpu": round(clock.cpu, 2),
         "wall": round(clock.wall, 2),
-        "memory": round(memory.grown(), 1),
-        "layer_error": layer.error,
+        "memory": round(grown, 1),
+        "layer_error": float(change.square().sum() / outputs.square().sum()),
+        "reported_error": layer.error,
         "asked": layer.asked,
         "kept": layer.kept,
         "threads": len(cores()),

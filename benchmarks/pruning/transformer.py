@@ -18,13 +18,13 @@ from torch.nn import functional
 
 from benchmarks._runs import Clock, Results, Row, arguments, carry_out, parse
 from benchmarks.pruning import _data, _train, _transformer_report
-from benchmarks.pruning._models import minilm
+from benchmarks.pruning._models import lost, minilm
 from vitalfew.exceptions import IncompatibleError
 from vitalfew.neural import Layer, Statistics, collect, prunable_layers
 from vitalfew.pruning import prune
 from vitalfew.pruning._contracts import Criterion
 from vitalfew.pruning._methods import find_method, fits
-from vitalfew.pruning.reconstruction._layer import objective, refit, relative_error
+from vitalfew.pruning.reconstruction._layer import objective, refit
 from vitalfew.structures import NM, Blocks, Cardinality
 
 METHODS = ("magnitude", "wanda", "obs", "admm", "iht", "local-search")
@@ -166,7 +166,8 @@ def by_layers(cell: Row, toy: bool) -> Row:
     kept = allowed = 0
     feasible = True
     for layer in layers:
-        weight, H = layer.weight, known[layer.name].get("hessian")
+        weight, H = layer.weight.clone(), known[layer.name].get("hessian")
+        before = weight.clone()
         bound = wanted.on(layer.shape)
         rng = np.random.default_rng(cell["seed"])
         with clock:
@@ -178,10 +179,10 @@ def by_layers(cell: Row, toy: bool) -> Row:
         kept += int(torch.count_nonzero(new))
         allowed += int(bound.budget) if cell["pattern"] != "16x1" else 16 * bound.budget
         feasible = feasible and bool(bound.contains(best))
-        found["raw"].append(relative_error(weight, new, H))
-        found["refitted"].append(relative_error(weight, best, H))
+        found["raw"].append(lost(before, new, H))
+        found["refitted"].append(lost(before, best, H))
         held_out = other[layer.name].get("hessian")
-        found["other"].append(relative_error(weight, best, held_out))
+        found["other"].append(lost(before, best, held_out))
     short = {k: [float(f"{v:.5g}") for v in values] for k, values in found.items()}
     return {
         **short,
@@ -238,7 +239,7 @@ def _pruned(model: Any, cell: Row, samples: list[Any], include: str) -> Row:
         )
     errors = [layer.error for layer in report.layers if layer.error is not None]
     return {
-        "layer_error": float(np.median(errors)) if errors else None,
+        "reported_error": float(np.median(errors)) if errors else None,
         "asked": report.asked,
         "kept": report.kept,
         "density": report.density,

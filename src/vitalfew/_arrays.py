@@ -32,10 +32,12 @@ __all__ = [
     "least_eigenvalue",
     "namespace",
     "precision",
+    "principal",
     "put",
     "rows",
     "segment_sum",
     "solve_posdef",
+    "solve_posdef_many",
     "take",
     "to_host",
     "top",
@@ -120,6 +122,15 @@ def columns(x: Array, ids: Ints) -> Array:
     if is_torch_array(x):
         return x[:, _index(ids, x)]
     return namespace(x).take(x, _index(ids, x), axis=1)
+
+
+def principal(H: Array, ids: Ints) -> Array:
+    """Principal submatrices, (n, k, k), of a square matrix; `ids` has shape (n, k)."""
+    if is_numpy_array(H) or is_torch_array(H):
+        index = _index(ids, H)
+        return H[index[:, :, None], index[:, None, :]]
+    flat = ids[:, :, None] * H.shape[0] + ids[:, None, :]
+    return namespace(H).reshape(take(H, flat.ravel()), flat.shape)
 
 
 def put(size: int, ids: Ints, values: Array) -> Array:
@@ -287,6 +298,41 @@ def solve_posdef(G: Array, b: Array) -> Array:
     turned = vectors.T @ t
     z = vectors @ (turned * (inverse if b.ndim == 1 else inverse[:, None]))
     return z * (scale if b.ndim == 1 else scale[:, None])
+
+
+def solve_posdef_many(G: Array, b: Array) -> Array:
+    """Solve many systems as `solve_posdef` does one.
+
+    Parameters
+    ----------
+    G : array of shape (n, k, k)
+        Symmetric, positive semi-definite each.
+    b : array of shape (n, k, q)
+        Right-hand sides.
+
+    Returns
+    -------
+    array of shape (n, k, q)
+        The solutions.
+    """
+    xp, eps = namespace(G), precision(G)
+    if not is_torch_array(G):
+        return xp.stack(
+            [solve_posdef(G[i, ...], b[i, ...]) for i in range(G.shape[0])]
+        )
+    diagonal = xp.linalg.diagonal(G)
+    largest = xp.max(diagonal, axis=1, keepdims=True)
+    tiny = eps * eps * xp.clip(largest, min=xp.finfo(G.dtype).smallest_normal)
+    seen = diagonal > tiny
+    safe = xp.where(seen, diagonal, xp.ones_like(diagonal))
+    scale = xp.where(seen, 1 / xp.sqrt(safe), xp.zeros_like(diagonal))
+    L, info = xp.linalg.cholesky_ex(G * scale[:, :, None] * scale[:, None, :])
+    least = xp.min(xp.linalg.diagonal(L), axis=1) ** 2
+    sure = (info == 0) & (least > 100 * eps)
+    z = xp.cholesky_solve(b * scale[:, :, None], L) * scale[:, :, None]
+    for i in np.flatnonzero(~to_host(sure)):
+        z[i] = solve_posdef(G[i], b[i])
+    return z
 
 
 def _cholesky_solve(xp: Any, S: Array, t: Array, enough: float) -> Array | None:

@@ -41,6 +41,7 @@ def fingerprint(objective: Any, structure: Any, solvers: Any) -> str:
     owners = [objective, structure]
     if hasattr(structure, "structure"):
         owners.append(structure.structure)  # of one that wraps another
+    owners.extend(getattr(structure, "parts", ()))  # of one that is several
     for part in (*owners, *solvers):
         digest.update(type(part).__name__.encode())
     digest.update(repr(tuple(solvers)).encode())

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,12 @@ def _quadratic(rng: np.random.Generator, backend: Any, dtype: str) -> Any:
     return objectives.Quadratic(backend.array(H, dtype), backend.array(B, dtype), 1.0)
 
 
+def _fisher(rng: np.random.Generator, backend: Any, dtype: str, n: int = 9) -> Any:
+    A = backend.array(rng.standard_normal((n, 6)), dtype)
+    center = backend.array(rng.standard_normal(6), dtype)
+    return objectives.Fisher(A, center, 1.0, ridge=0.1)
+
+
 def _smooth(rng: np.random.Generator, backend: Any, dtype: str) -> Any:
     middle = backend.array(rng.standard_normal(6), dtype)
 
@@ -145,6 +152,8 @@ def _smooth(rng: np.random.Generator, backend: Any, dtype: str) -> Any:
 
 FREE_PROBLEMS: dict[str, tuple[type, Callable[..., Any]]] = {
     "Quadratic": (objectives.Quadratic, _quadratic),
+    "Fisher": (objectives.Fisher, _fisher),
+    "Fisher, few samples": (objectives.Fisher, partial(_fisher, n=2)),
     "Smooth": (objectives.Smooth, _smooth),
 }
 

@@ -30,7 +30,7 @@ def test_the_budget_is_used_and_the_weights_are_the_best(structure, seed):
 
 
 def plain_admm(weight, H, structure, n_iter, rho, growth):
-    """Boyd et al., section 9.1: one linear system an iteration, unscaled multipliers."""
+    """Boyd et al., section 9.1: a linear system each time, multipliers unscaled."""
     scale = np.sqrt(np.diag(H))
     V0, S = weight.numpy() * scale, H / np.outer(scale, scale)
     Z, multiplier = structure.project(V0), np.zeros_like(V0)
@@ -61,16 +61,15 @@ def test_iterations_are_those_of_the_textbook(structure, n_iter):
 
 
 def test_near_the_best_of_all_supports():
-    ratios = {}
-    for method in (OBS(), ADMM()):
-        ratios[method.name] = []
-        for seed in range(30):
-            weight, statistics = make_layer(seed, (2, 5))
-            H = damped(statistics)
+    ratios = {"obs": [], "admm": []}
+    for seed in range(20):
+        weight, statistics = make_layer(seed, (2, 5))
+        H = damped(statistics)
+        best = least_error(weight, Cardinality(5), H)
+        for method in (OBS(), ADMM()):
             new = prune_layer(method, weight, statistics, Cardinality(5))
-            best = least_error(weight, Cardinality(5), H)
             ratios[method.name].append(error(weight, new, H) / best)
-        assert min(ratios[method.name]) >= 1 - 1e-9
+    assert min(ratios["obs"] + ratios["admm"]) >= 1 - 1e-9
     assert np.median(ratios["admm"]) < 1.1
     assert np.mean(ratios["admm"]) < np.mean(ratios["obs"])
 

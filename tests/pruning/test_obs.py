@@ -133,6 +133,13 @@ def test_near_the_best_of_all_supports():
     assert np.median(ratios) < 3
 
 
+def test_one_of_three_equal_inputs_does_for_all():
+    for seed in range(5):
+        weight, statistics = make_layer(seed, copies=[(3, 1), (4, 1)])
+        new = prune_layer(OBS(), weight, statistics, Channels(8, axis=1))
+        assert relative_error(weight, new, statistics.hessian) < 1e-3
+
+
 def test_the_refit_only_lowers_the_error():
     for seed in range(5):
         weight, statistics = make_layer(seed)
@@ -168,7 +175,7 @@ def test_settings_are_checked(wrong):
 
 
 def test_damping_grows_until_the_factor_exists():
-    weight, statistics = make_layer(0, n=3)  # of rank 3
+    statistics = make_layer(0, n=3)[1]  # of rank 3
     H, R, said = condition(statistics.hessian, 0.0)
     assert said.damping > 0
     np.testing.assert_allclose((R @ R.T).numpy(), H.numpy(), atol=1e-6)

@@ -12,6 +12,8 @@ import typer.core
 
 import vitalfew
 from vitalfew.cli._printable import printable
+from vitalfew.cli.methods import methods
+from vitalfew.cli.prune import prune
 from vitalfew.cli.select import select
 from vitalfew.cli.solvers import solvers
 from vitalfew.exceptions import MissingDependencyError
@@ -120,8 +122,10 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Choose the few columns of a table that matter."""
+    """Choose the few that matter: columns of a table, weights of a network."""
 
 
 app.command()(select)
+app.command()(prune)
+app.command()(methods)
 app.command()(solvers)

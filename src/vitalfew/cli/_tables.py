@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -26,15 +27,19 @@ UNITS = {
 }
 
 
-def print_result(record: RunRecord, as_json: bool) -> None:
-    """Print the chosen columns and the errors on stdout.
+def print_result(
+    record: RunRecord, as_json: bool, tables: Callable[[RunRecord], None] | None = None
+) -> None:
+    """Print the tables of a result on stdout.
 
     Parameters
     ----------
     record : RunRecord
-        Of a study.
+        Of a study, or of what `tables` prints.
     as_json : bool
         Print the record instead.
+    tables : callable, optional
+        Prints the tables; by default the chosen columns and the errors.
 
     Raises
     ------
@@ -45,7 +50,7 @@ def print_result(record: RunRecord, as_json: bool) -> None:
         if as_json:
             _print_json(record)
         else:
-            _print_tables(record)
+            (tables or _print_tables)(record)
         sys.stdout.flush()
     except OSError as error:
         if error.errno == errno.EPIPE:  # whoever reads has seen enough

@@ -11,6 +11,7 @@ from vitalfew.objectives._base import BaseObjective
 from vitalfew.objectives._data import DataObjective
 from vitalfew.objectives._glm import GLM, PointwiseGLM
 from vitalfew.objectives.cox import Cox
+from vitalfew.objectives.fisher import Fisher
 from vitalfew.objectives.gamma import Gamma
 from vitalfew.objectives.huber import Huber
 from vitalfew.objectives.least_squares import LeastSquares
@@ -28,6 +29,7 @@ __all__ = [
     "BaseObjective",
     "Cox",
     "DataObjective",
+    "Fisher",
     "Gamma",
     "Huber",
     "LeastSquares",

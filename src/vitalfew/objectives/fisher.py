@@ -25,6 +25,7 @@ from vitalfew.objectives._exchanges import exchanges_of
 from vitalfew.supports import Coordinates, Point, Whole
 
 CHUNK = 1 << 24  # numbers of the columns that are gathered at once
+KERNELS = 2  # supports whose products of samples are remembered, n^2 numbers each
 MOST_EIGENVALUES = 1000  # columns whose products are worth their eigenvalues
 
 
@@ -102,6 +103,7 @@ class Fisher(BaseObjective):
         self.ridge = check_nonnegative("ridge", ridge)
         self.extra: Array | None = None  # a ridge around zero, added by `with_ridge`
         self.shape = (p,)
+        self._kernels: list[tuple[Ints, Array]] = []  # shared by what `damped` returns
         self.w = zeros(n, self.like) + 1.0 / n
         self.at_center = self.design.matvec(self.center)
         check_finite("A", self.design.rmatvec(self.w))
@@ -159,9 +161,13 @@ class Fisher(BaseObjective):
             G = A.gram(self.w) + D[:, None] * eye(k, D)
             return -solve_posdef(G, A.rmatvec(r) + pull)
         # (A'A/n + D)^-1 (A'r + p), by n equations; without damping the shortest move
-        scale = 1 / D if inverted else 0 * D + 1.0
-        shift = n if inverted else n * self.ridge
-        K = self._kernel(ids, scale) + shift * eye(n, D)
+        if inverted:
+            scale, shift = 1 / D, float(n)
+            K = self._kernel(ids, scale)
+        else:
+            scale, shift = 0 * D + 1.0, n * self.ridge
+            K = self.products(ids)
+        K = K + shift * eye(n, D)
         moved = A.matvec(put(self.shape[0], ids, scale * pull))
         y = solve_posdef(K, n * r - moved)
         return -scale * (take(A.rmatvec(y), ids) + pull)
@@ -178,6 +184,26 @@ class Fisher(BaseObjective):
             some = slice(begin, begin + step)
             A = self.design.columns(ids[some]).dense()
             K = K + (A * scale[some]) @ A.T
+        return K
+
+    def products(self, ids: Ints) -> Array:
+        """Return ``A_S A_S^T`` over some coordinates, (n, n); the last are remembered.
+
+        Parameters
+        ----------
+        ids : integer array of shape (k,)
+            Coordinates.
+
+        Returns
+        -------
+        array of shape (n, n)
+            Products of the samples' gradients, O(n^2 k); not to be changed.
+        """
+        for known, K in self._kernels:
+            if np.array_equal(known, ids):
+                return K
+        K = self._kernel(ids, zeros(len(ids), self.like) + 1.0)
+        self._kernels[:] = [(ids, K), *self._kernels[: KERNELS - 1]]
         return K
 
     # -- second derivatives ------------------------------------------------------------
@@ -227,6 +253,23 @@ class Fisher(BaseObjective):
             )
         other = copy.copy(self)
         other.extra = weights if self.extra is None else self.extra + weights
+        return other
+
+    def damped(self, ridge: float) -> Self:
+        """Return this objective with another damping.
+
+        Parameters
+        ----------
+        ridge : float
+            The new one, not negative.
+
+        Returns
+        -------
+        Fisher
+            It shares what is remembered of the gradients.
+        """
+        other = copy.copy(self)
+        other.ridge = check_nonnegative("ridge", ridge)
         return other
 
     def swap_gains(self, structure: Any, fit: Fit, count: int) -> Exchanges | None:

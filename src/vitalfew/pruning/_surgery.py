@@ -30,12 +30,12 @@ def is_depthwise(module: Any) -> bool:
 
 
 def matrix(module: Any) -> Tensor:
-    """Return the weight as (n_out, n_in, kernel entries), without a graph."""
+    """Return the weight as (outputs, inputs of a group, kernel), without a graph."""
     weight = module.weight.detach()
-    if is_depthwise(module):
-        return weight.reshape(weight.shape[0], 1, -1)
-    turned = isinstance(module, nn.Embedding) or getattr(module, "transposed", False)
-    if turned or is_conv1d(module):
+    if getattr(module, "transposed", False):
+        n = module.groups
+        weight = weight.unflatten(0, (n, -1)).transpose(1, 2).flatten(0, 1)
+    elif isinstance(module, nn.Embedding) or is_conv1d(module):
         weight = weight.transpose(0, 1)
     return weight.reshape(weight.shape[0], weight.shape[1], -1)
 
@@ -101,7 +101,7 @@ def take(module: Any, side: str, keep: Indices) -> None:
             continue
         index = torch.as_tensor(keep, device=tensor.device)
         gradient, tensor.grad = tensor.grad, None
-        tensor.data = tensor.data.index_select(dim, index).contiguous()
+        tensor.data = tensor.data.index_select(dim, index)
         if gradient is not None:
             tensor.grad = gradient.index_select(dim, index)
     for name in names:
@@ -110,7 +110,7 @@ def take(module: Any, side: str, keep: Indices) -> None:
 
 
 def standard(module: Any) -> bool:
-    """Whether a layer of torch's holds plain parameters and computes what torch's do."""
+    """Whether a layer holds plain parameters and computes what torch's own does."""
     if module._parameters.get("weight") is None and getattr(module, "affine", True):
         return False
     if is_conv1d(module):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitalfew.exceptions import MissingDependencyError
 from vitalfew.records import RunRecord, write_atomically
+from vitalfew.report._prune import page as prune_page
 from vitalfew.report._select import page as select_page
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 # One entry per kind of record: its template, and what fills it.
 _PAGES: dict[str, tuple[str, Callable[[RunRecord], Any]]] = {
+    "prune": ("prune.html", prune_page),
     "select": ("select.html", select_page),
 }
 
@@ -32,7 +34,8 @@ def render(record: RunRecord) -> str:
     Parameters
     ----------
     record : RunRecord
-        What a run was given and found; its kind must be ``"select"``.
+        What a run was given and found; its kind must be ``"select"`` or
+        ``"prune"``.
 
     Returns
     -------
@@ -64,7 +67,8 @@ def write_report(record: RunRecord, path: Path) -> None:
     Parameters
     ----------
     record : RunRecord
-        What a run was given and found; its kind must be ``"select"``.
+        What a run was given and found; its kind must be ``"select"`` or
+        ``"prune"``.
     path : Path
         Where the page goes, as in ``report.html``; the folder must exist.
 

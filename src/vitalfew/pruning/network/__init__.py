@@ -1,3 +1,6 @@
 """Methods that prune all layers at once."""
 
-__all__: list[str] = []
+from vitalfew.pruning.network.chita import CHITA
+from vitalfew.pruning.network.mfac import MFAC
+
+__all__ = ["CHITA", "MFAC"]

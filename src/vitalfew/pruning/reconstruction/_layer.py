@@ -67,15 +67,17 @@ def condition(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor, Conditio
     Notes
     -----
     O(n_in^3); a float32 Hessian is tried in float64 before it is damped further. An
-    input that is never on costs nothing but the damping, and so do its weights: they
-    are the first to go. A Hessian of zeros becomes a multiple of the identity.
+    input that is never on costs nothing but the damping, so that its weights are among
+    the first to go. A Hessian of zeros becomes a multiple of the identity.
     """
     if not bool(torch.isfinite(hessian).all()):
         raise ValueError("hessian must be finite, got NaN or infinity in it")
     diagonal = hessian.diagonal()
     alive = diagonal > 0
     n_dead = int((~alive).sum())
-    unit = float(diagonal[alive].mean(dtype=torch.float64)) if bool(alive.any()) else 1.0
+    unit = 1.0
+    if n_dead < len(diagonal):
+        unit = float(diagonal[alive].mean(dtype=torch.float64))
     damping = max(float(damping), LEAST_DAMPING if n_dead else 0.0)
     while damping <= MOST_DAMPING:
         H = hessian.clone()
@@ -182,7 +184,7 @@ def refit(error: Quadratic, structure: Any, weight: Tensor) -> Tensor:
 
 
 def relative_error(weight: Tensor, new: Tensor, hessian: Tensor) -> float:
-    """Return ``|X W0^T - X W^T|^2 / |X W0^T|^2``, zero where the layer's output is zero.
+    """Return ``|X W0^T - X W^T|^2 / |X W0^T|^2``; zero where the output is zero.
 
     Parameters
     ----------
@@ -257,7 +259,7 @@ class Chooser:
 
 
 def has_unit_costs(structure: Any) -> bool:
-    """Whether atoms take one each of the budget, so that it is the most there can be."""
+    """Whether atoms take one each of the budget, so that no more can be kept."""
     return follows(structure, HasCosts) and bool(np.all(structure.atom_costs == 1))
 
 

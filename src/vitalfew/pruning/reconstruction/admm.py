@@ -54,7 +54,8 @@ class ADMM(Reconstruction):
     -----
     One eigendecomposition of S, O(n_in^3), then two products of (n_out, n_in) and
     (n_in, n_in) matrices in each of about 25 iterations, and the refit. The problem is
-    not convex: the answer is stationary, not the best.
+    not convex: the answer is stationary, not the best, and where there are few atoms,
+    tens of channels say, may lie above that of `OBS`.
 
     Departures from [2]_: the penalty grows by one factor instead of one of three.
 
@@ -104,19 +105,20 @@ class ADMM(Reconstruction):
         choose = Chooser(structure, weight)
         V0 = weight * scale
         pull = (V0 @ Q) * curvature  # of the error: V0 S, in the basis of eigenvectors
-        before = mask = choose(V0 * V0)
+        mask, changed = choose(V0 * V0), 0
         n_kept = int(torch.sum(mask))
         few = self.tol * min(n_kept, mask.numel() - n_kept)
         Z, Y, rho = V0 * mask, torch.zeros_like(V0), self.rho  # Y is in units of rho
         for step in range(1, self.max_iter + 1):
             V = ((pull + rho * ((Z - Y) @ Q)) / (curvature + rho)) @ Q.T
             moved = V + Y
-            mask = choose(moved * moved)
+            before, mask = mask, choose(moved * moved)
             Z = moved * mask
+            changed += int(torch.sum(mask ^ before))
             if step % BETWEEN_LOOKS == 0:
-                if int(torch.sum(mask ^ before)) <= few:
+                if changed <= few:
                     break
-                before = mask
+                changed = 0
             Y = (moved - Z) / self.growth
             rho *= self.growth
         return refit(error_of(weight, H), structure, Z / scale)

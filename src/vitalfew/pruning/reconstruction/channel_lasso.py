@@ -103,7 +103,7 @@ class ChannelLasso(Reconstruction):
 
 
 def _scales(weight: Tensor, H: Tensor, structure: Channels) -> Quadratic:
-    """Return the error as a function of one scale for each input, ones being perfect."""
+    """Return the error as a function of one scale for each input, zero at ones."""
     n = structure.n_atoms
     G = (weight.T @ weight) * H
     G = G.reshape(n, structure.width, n, structure.width).sum(dim=(1, 3))

@@ -298,7 +298,13 @@ class _Parts:
         z = P @ (B.gather(2, ids[:, None, :].expand(-1, B.shape[1], -1))).mT
         gradient = z.mT @ self.H[ids] - B
         chosen, _, loss, drop, gain, add = _native.exchange_parts(
-            *(_on_host(a) for a in (self.H, P, W, ids, counts, z, gradient)),
+            _on_host(self.H),
+            _on_host(P),
+            _on_host(W),
+            _on_host(ids),
+            _on_host(counts),
+            _on_host(z),
+            _on_host(gradient),
             self.least[parts],
             self.layout.run,
             4 * p,

@@ -19,6 +19,7 @@ from vitalfew.supports import Whole
 
 CLOSE = 1.1  # as many times the weights to keep are few enough
 FILL = 1e-3  # share of the trained weights in the choice of which weights stay
+FLOOR = 1e-3  # of the mean size of a weight, below which all count as small
 LEAST_STRENGTH = 1e-8  # of that which leaves no weight
 
 
@@ -84,7 +85,7 @@ class ReluError(BaseObjective):
 
 
 class _Scaled(BaseObjective):
-    """A function of `x` times a unit for each of its columns."""
+    """A function of weights that are measured in other units."""
 
     def __init__(self, function: ReluError, unit: Tensor) -> None:
         self.function, self.unit = function, unit
@@ -98,13 +99,13 @@ class _Scaled(BaseObjective):
 
 @dataclass(frozen=True, kw_only=True)
 class NetTrim(Reconstruction):
-    r"""Least l1 norm for the same outputs behind a ReLU, then a refit.
+    r"""Least weighted l1 norm for the same outputs behind a ReLU, then a refit.
 
-    Minimises the convex `ReluError` plus :math:`\alpha \sum_{ij} s_j |W_{ij}|`, with
-    :math:`s_j` the root mean square of input j. The strength :math:`\alpha` grows until
-    about as many weights are left as the structure keeps; the structure's projection
-    says which, and these are refitted to the same error without the penalty. Knows
-    that an output that is off may be anything below zero, which least squares does not.
+    Minimises the convex `ReluError` plus
+    :math:`\alpha \sum_{ij} |W_{ij}| / |W^0_{ij}|` with the strength :math:`\alpha` that
+    leaves about as many weights as the structure keeps. The structure's projection says
+    which, and these are refitted to the same error without the penalty. Knows that an
+    output that is off may be anything below zero, which least squares does not.
 
     Parameters
     ----------
@@ -117,17 +118,19 @@ class NetTrim(Reconstruction):
 
     Notes
     -----
-    Up to ``max_iter * n_strengths`` steps of two passes over the inputs each, O(n n_in
-    n_out), of which the first few strengths take most.
+    Up to ``max_iter * n_strengths`` steps of about two passes over the inputs, each
+    O(n n_in n_out).
 
     Departures from [1]_, which minimises the norm within a given error: the error is
-    penalised, not bounded; outputs that were off may exceed zero at a cost; the
-    strength is set by the number of weights; and there is a refit.
+    penalised, not bounded; outputs that were off may exceed zero at a cost; the norm is
+    weighted by the trained weights as in [2]_, without which it chooses worse than
+    magnitudes do; the strength is set by the number of weights; and there is a refit.
 
     References
     ----------
     .. [1] A. Aghasi, A. Abdi, N. Nguyen, J. Romberg, "Net-Trim: convex pruning of deep
-       neural networks with performance guarantee", NIPS, 2017, eq. (5).
+       neural networks with performance guarantee", NIPS, 2017.
+    .. [2] H. Zou, "The adaptive lasso and its oracle properties", JASA, 2006, eq. (4).
     """
 
     damping: float = 0.01
@@ -155,15 +158,18 @@ class NetTrim(Reconstruction):
         error = ReluError(
             weight, statistics.get("inputs"), statistics.bias, self.damping
         )
-        unit = torch.sqrt(error.curvature)
-        scaled = _Scaled(error, unit)
-        x = self._sparse(scaled, weight * unit, structure)
+        root = torch.sqrt(error.curvature)
+        size = torch.abs(weight) * root
+        mean = float(size.mean())
+        unit = root / (size + (FLOOR * mean if mean > 0 else 1.0))
+        new = self._sparse(_Scaled(error, unit), weight * unit, structure) / unit
         # where the norm leaves too few, the largest of the trained weights come in
-        support = structure.largest(x + FILL * unit * weight)
-        start = scaled.at(support, support.restrict(x))
+        support = structure.largest((new + FILL * weight) * root)
+        scaled = _Scaled(error, root)
+        start = scaled.at(support, support.restrict(new * root))
         fit = structure.refit(scaled, support, start)
         best: Tensor = fit.x if fit.value <= start.value else start.x
-        return best / unit
+        return best / root
 
     def _sparse(self, error: _Scaled, x: Tensor, structure: Any) -> Tensor:
         """Return the minimiser with about as many weights as the structure keeps."""

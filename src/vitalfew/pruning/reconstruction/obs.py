@@ -129,8 +129,8 @@ class _Columns:
         owner[table[table >= 0]] = np.repeat(
             np.arange(len(table)), (table >= 0).sum(axis=1)
         )
-        owner = owner.reshape(n_out, n_in)
-        alike = np.all(owner[:, 1:] == owner[:, :-1], axis=0)
+        by_row = owner.reshape(n_out, n_in)
+        alike = np.all(by_row[:, 1:] == by_row[:, :-1], axis=0)
         self.filled = bool(np.all(alike[crossed]))
 
     def blocks(self, size: int) -> list[tuple[int, int]]:

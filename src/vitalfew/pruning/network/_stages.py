@@ -1,0 +1,151 @@
+"""Pruning in stages, the quadratic renewed at each and damped by what the loss says."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor
+
+from vitalfew.neural.flat import FlatNetwork
+from vitalfew.objectives import Fisher
+
+MOST_CHECKED = 2000  # samples on which the loss of a proposal is measured
+FIRST_DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1)  # of the trace of the Fisher matrix
+FACTORS = (0.25, 1.0, 4.0)  # of the last damping
+LEAST = 1e-6  # of the trace: what rounding in single precision allows
+AFTER_FAILURE = 16.0
+
+Propose = Callable[[Fisher, Any], Tensor]
+
+
+class Stages:
+    """A descent from dense to pruned on one network.
+
+    In each stage a quadratic model of the loss is made from gradients at the weights as
+    they are then, weights are proposed for several dampings of it, and those of the
+    least measured loss are taken: the projection of the weights is always among them.
+
+    Parameters
+    ----------
+    network : FlatNetwork
+        The network.
+    propose : callable
+        From a quadratic model and a structure to a point of the structure.
+    slope : float
+        How much of the mean gradient the model has, see `Fisher`.
+    n_samples, per_row : int
+        As `FlatNetwork.gradients` takes them.
+    rng : Generator
+        For the choice of samples.
+    """
+
+    def __init__(
+        self,
+        network: FlatNetwork,
+        propose: Propose,
+        slope: float,
+        n_samples: int,
+        per_row: int,
+        rng: Generator,
+    ) -> None:
+        self.network, self.propose, self.slope = network, propose, slope
+        self.n_samples, self.per_row, self.rng = n_samples, per_row, rng
+        self.check_seed = int(rng.integers(2**63))  # the same samples in all stages
+        self.damping: float | None = None
+
+    def run(
+        self,
+        structure_at: Callable[[float], Any],
+        n_stages: int,
+        n_refits: int,
+        report: Callable[[int, int], None],
+    ) -> Tensor:
+        """Go down in stages, renew the quadratic at the end, return the best point.
+
+        Parameters
+        ----------
+        structure_at : callable
+            As `NetworkMethod.prune_network` takes it.
+        n_stages : int
+            In which atoms are removed.
+        n_refits : int
+            Further stages on the last structure.
+        report : callable
+            Told the number of the stage and of all.
+
+        Returns
+        -------
+        tensor of shape (p,)
+            A point of ``structure_at(1.0)``, of no greater measured loss than the
+            projection of the weights at the start.
+        """
+        last, total = structure_at(1.0), n_stages + n_refits
+        with self.network.restoring():
+            w = self.network.weights()
+            plain = last.project(w)
+            plain_loss = loss = self._loss(plain)
+            for number, t in enumerate(fractions(structure_at, n_stages)):
+                report(number, total)
+                w, loss = self._stage(w, last if t == 1 else structure_at(t))
+            for number in range(n_stages, total):
+                report(number, total)
+                w, loss = self._stage(w, last)
+        return w if loss <= plain_loss else plain
+
+    def _stage(self, w: Tensor, structure: Any) -> tuple[Tensor, float]:
+        self.network.write(w)
+        A, value = self.network.gradients(self.n_samples, self.rng, self.per_row)
+        model = Fisher(A, w, value, slope=self.slope)
+        best = structure.project(w)
+        least, chosen = self._loss(best), None
+        for damping in self._dampings(A):
+            new = self.propose(model.damped(damping), structure)
+            loss = self._loss(new)
+            if loss < least:
+                best, least, chosen = new, loss, damping
+        if chosen is not None:
+            self.damping = chosen
+        elif self.damping is not None:
+            self.damping *= AFTER_FAILURE
+        return best, least
+
+    def _dampings(self, A: Tensor) -> list[float]:
+        trace = float(torch.linalg.vector_norm(A)) ** 2 / len(A)
+        trace = trace if trace > 0 else 1.0  # of gradients that are all zero
+        if self.damping is not None:
+            return [max(factor * self.damping, LEAST * trace) for factor in FACTORS]
+        return [share * trace for share in FIRST_DAMPINGS]
+
+    def _loss(self, w: Tensor) -> float:
+        self.network.write(w)
+        rng = np.random.default_rng(self.check_seed)
+        loss = self.network.loss(MOST_CHECKED, rng)
+        return loss if math.isfinite(loss) else math.inf
+
+
+def fractions(structure_at: Callable[[float], Any], n_stages: int) -> Iterator[float]:
+    """Yield how much has been removed after each stage; each keeps an equal share.
+
+    Parameters
+    ----------
+    structure_at : callable
+        As `NetworkMethod.prune_network` takes it.
+    n_stages : int
+        How many.
+
+    Yields
+    ------
+    float
+        Ascending, the last one 1.
+    """
+    everything, few = structure_at(0.0).budget, structure_at(1.0).budget
+    for stage in range(1, n_stages):
+        t = stage / n_stages
+        if everything > few > 0:
+            kept = everything ** (1 - t) * few**t
+            t = (everything - kept) / (everything - few)
+        yield t
+    yield 1.0
