@@ -3,8 +3,10 @@
 import pytest
 
 from tests.report.examples import EXAMPLES, regression
+from tests.report.prunings import PRUNINGS, transformer
 from vitalfew.report import write_report
 
+RECORDS = EXAMPLES | PRUNINGS
 WIDTHS = [400, 1400]
 SCHEMES = ["light", "dark"]
 
@@ -56,7 +58,7 @@ LABELS = """() => [...document.querySelectorAll('svg.chart')]
 def folder(tmp_path_factory):
     """The reports of all examples."""
     folder = tmp_path_factory.mktemp("reports")
-    for name, record in EXAMPLES.items():
+    for name, record in RECORDS.items():
         write_report(record(), folder / f"{name}.html")
     return folder
 
@@ -101,7 +103,7 @@ def test_the_browser_is_seen_to_speak(browser):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", RECORDS)
 def test_the_page_never_scrolls_sideways(visit, name, width):
     page = visit(name, width, "light")
     page.wait_for_load_state("networkidle")  # here, so that nothing is fetched later
@@ -111,7 +113,10 @@ def test_the_page_never_scrolls_sideways(visit, name, width):
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", ["regression", "multiclass", "interrupted"])
+@pytest.mark.parametrize(
+    "name",
+    ["regression", "multiclass", "interrupted", "prune_transformer", "prune_hostile"],
+)
 def test_all_text_has_contrast(visit, name, scheme, width):
     page = visit(name, width, scheme)
     page.eval_on_selector_all("details", "all => all.forEach(d => d.open = true)")
@@ -171,6 +176,20 @@ def test_readers_of_the_screen_find_their_way(visit):
     images = page.get_by_role("img", include_hidden=False)
     assert images.count() == 2
     assert page.get_by_role("img", name="How often each column is chosen").count() == 1
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_masks_are_seen_and_have_names(visit, width):
+    page = visit("prune_transformer", width, "dark")
+    layers = transformer().results["layers"]
+    table = page.get_by_role("table", name="Pruned layers")
+    assert table.get_by_role("rowheader").count() == len(layers)
+    for layer in layers:
+        mask = page.get_by_role("img", name=f"Weights kept in {layer['name']}")
+        assert mask.count() == 1
+        box = mask.bounding_box()
+        assert box["width"] >= 100
+        assert box["height"] >= 100
 
 
 def test_folded_parts_open_without_a_script(visit):

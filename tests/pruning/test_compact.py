@@ -1,4 +1,5 @@
 import copy
+import itertools
 import sys
 
 import numpy as np
@@ -74,7 +75,7 @@ def clear(layer, rows=(), columns=(), bias=True):
 
 def mlp(*widths):
     layers = []
-    for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+    for n_in, n_out in itertools.pairwise(widths):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
     return randomise(nn.Sequential(*layers[:-1]))
 
@@ -389,6 +390,53 @@ def test_concatenations(with_input):
     assert model.a.out_channels == 3
     assert model.b.out_channels == 2
     assert model.norm.num_features == model.c.in_channels == first + 5
+
+
+def test_squeeze_and_excitation():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+            self.squeeze, self.excite = nn.Linear(8, 5), nn.Linear(5, 8)
+
+        def forward(self, x):
+            x = F.relu(self.a(x))
+            s = F.relu(self.squeeze(x.mean((2, 3))))
+            return self.b(x * torch.sigmoid(self.excite(s))[:, :, None, None])
+
+    model = randomise(Net())
+    clear(model.a, rows=[0, 1])
+    clear(model.squeeze, rows=[4], columns=[2])
+    clear(model.b, columns=[3])
+    compact_and_compare(model, IMAGES)
+    assert model.a.out_channels == model.excite.out_features == 6
+    assert model.squeeze.weight.shape == (4, 6)
+
+
+def test_downsampling_and_skipping():
+    class UNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 8, 3, 2, 1)
+            self.up = nn.ConvTranspose2d(8, 5, 2, 2)
+            self.c = nn.Conv2d(5 + 6, 2, 3, padding=1)
+
+        def forward(self, x):
+            a = F.leaky_relu(self.a(x))
+            up = self.up(F.relu(self.b(a)))
+            return self.c(torch.cat([F.interpolate(up, a.shape[2:]), a], dim=1))
+
+    model = randomise(UNet())
+    clear(model.a, rows=[0])
+    clear(model.b, rows=[1], columns=[5])
+    clear(model.c, columns=[2, 5 + 4, 5 + 5])
+    with torch.no_grad():
+        model.up.weight[:, 3] = 0
+        model.up.bias[3] = 0
+    compact_and_compare(model, IMAGES)
+    assert model.a.out_channels == 4
+    assert model.up.weight.shape == (7, 3, 2, 2)
+    assert model.c.in_channels == 3 + 4
 
 
 def test_group_norms_lose_whole_groups():
@@ -874,17 +922,19 @@ def test_multiplications_of_convolutions():
 @pytest.mark.parametrize("make", [bert, gpt2, llama])
 def test_saved_and_loaded_transformers(make, tmp_path):
     model = make()
+    killed = (
+        "intermediate.dense.weight",
+        "intermediate.dense.bias",
+        "gate_proj.weight",
+        "mlp.c_proj.weight",
+    )
     with torch.no_grad():
         for name, p in model.named_parameters():
             if name.endswith(("attention.output.dense.weight", "o_proj.weight")):
                 p[:, :8] = 0
             elif name.endswith("attn.c_proj.weight"):
                 p[:8] = 0
-            elif (
-                name.endswith(("intermediate.dense.weight", "gate_proj.weight"))
-                or name.endswith("mlp.c_proj.weight")
-                or name.endswith("intermediate.dense.bias")
-            ):
+            elif name.endswith(killed):
                 p[:6] = 0
     report = compact_and_compare(model, IDS)
     assert len(report.heads) == 2

@@ -118,3 +118,11 @@ def test_refusals():
 
 def test_units_dtypes_and_layouts():
     check_units(IHT())
+
+
+def test_bad_settings_are_named():
+    for wrong in ({"solver": "htp"}, {"solver": solvers.ProximalGradient()}):
+        with pytest.raises(ValueError, match="solver must be"):
+            IHT(**wrong)
+    with pytest.raises(ValueError, match="max_iter must be"):
+        IHT(max_iter=-1)

@@ -23,6 +23,7 @@ from vitalfew._native import _twins
 from vitalfew.neural import Statistics
 from vitalfew.pruning._contracts import Reconstruction
 from vitalfew.pruning.reconstruction.local_search import LocalSearch
+from vitalfew.pruning.reconstruction.net_trim import NetTrim
 from vitalfew.structures import NM, Blocks, Cardinality, Channels
 
 
@@ -266,3 +267,11 @@ def test_refusals():
 
 def test_units_dtypes_and_layouts():
     check_units(LocalSearch())
+
+
+def test_bad_settings_are_named():
+    for wrong in ({"start": "admm"}, {"max_sweeps": -1}, {"tol": -1.0}):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            LocalSearch(**wrong)
+    assert LocalSearch(start=NetTrim()).needs == {"inputs", "hessian"}

@@ -35,6 +35,13 @@ class Target:
         """Return the structure with a number of atoms."""
         return self.structure if self.fixed else self.structure.with_budget(count)
 
+    def keeps_everything(self, asked: Any) -> bool:
+        """Say whether what was asked for leaves nothing to remove."""
+        if self.fixed:
+            atoms = np.arange(self.structure.n_atoms)
+            return bool(self.structure.allows(self.structure.support(atoms)))
+        return asked.density == 1
+
 
 def targets_of(
     structure: Any, layers: Sequence[Layer], min_blocks: int

@@ -371,10 +371,11 @@ class _Plan:
         alive: dict[tuple[Any, str], Mask] = {}
         for step in self.steps[:n_steps]:
             for module, columns, constants in step.folds:
-                weights = matrix(module).to(torch.float64).sum(dim=2)[:, columns]
-                more = weights @ torch.as_tensor(constants, device=weights.device)
+                weights = matrix(module)[:, columns].cpu().to(torch.float64)
+                more = weights.sum(dim=2) @ torch.as_tensor(constants)
                 bias = module.bias
-                bias.data = (bias.data.to(torch.float64) + more).to(bias.dtype)
+                total = bias.detach().cpu().to(torch.float64) + more
+                bias.data = total.to(bias.dtype).to(bias.device)
         for step in self.steps[:n_steps]:
             for module, side, index in step.cuts:
                 key = module, side

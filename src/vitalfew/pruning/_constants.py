@@ -69,7 +69,8 @@ class Values:
             by_channel = tensor.detach().movedim(dim, 0).flatten(1)
             first = by_channel[:, :1]
             uniform = (by_channel == first).all(dim=1)
-            value = first[:, 0].to(torch.float64).where(uniform, torch.nan).cpu()
+            value = first[:, 0].cpu().to(torch.float64)
+            value = value.where(uniform.cpu(), torch.nan)
             seen = self._of.get((module, side))
             if seen is not None:
                 value = value.where(seen == value, torch.nan)

@@ -293,6 +293,8 @@ def _follow(
     while todo:
         node, function, pairs = todo.pop()
         side = _side(node, function)
+        if side == "op" and _is_weight(node):
+            continue
         key = id(node), side
         if key not in found:
             why = objection(node, side)
@@ -397,8 +399,6 @@ def _objection_to_operation(node: Any) -> str:
         return _NAMED[kind]
     if not kind.startswith("_") and kind != "PReLU":
         return f"{kind} is not known to treat each by itself"
-    if _is_weight(node):
-        return ""
     if not inputs_of(node):
         return "an input of the model goes with them"
     name = operation(node)
@@ -417,7 +417,8 @@ def _objection_to_operation(node: Any) -> str:
     elif name == "expand":
         known = len(taken) == len(made) >= 4 and taken[1] == made[1]
     elif name in ("view", "unsafeview", "reshapealias"):
-        known = _keeps_channels(node, taken, made)
+        if not _keeps_channels(node, taken, made):
+            return "a view splits or joins them, as attention does with its heads"
     return "" if known else f"{name!r} mixes them or is not known"
 
 

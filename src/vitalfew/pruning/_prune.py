@@ -280,6 +280,12 @@ class _Work:
 
     def run(self) -> list[LayerReport]:
         """Prune, by whichever kind of method it is."""
+        if all(target.keeps_everything(self.structure) for target in self.targets):
+            self.notes.append("nothing was to be removed, and nothing was changed")
+            return [
+                self._report(target, target.structure, self.method.name, None, 0)
+                for target in self.targets
+            ]
         if isinstance(self.method, Criterion):
             return self._by_criterion(self.method)
         if isinstance(self.method, Reconstruction):
@@ -365,7 +371,7 @@ class _Work:
         return [done[target.layer.name] for target in self.targets]
 
     def _guide(self, method: Reconstruction) -> dict[str, Statistics]:
-        """Statistics of the dense model by which to allocate: mean squares of inputs."""
+        """Statistics of the dense model by which to allocate: squares of inputs."""
         needs = {"input_square"}
         if self.allocation.measures:
             needs |= set(method.needs)

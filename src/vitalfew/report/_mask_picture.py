@@ -36,7 +36,7 @@ def mask_picture(
 ) -> MaskPicture | None:
     """Lay out the picture of a layer, or None where the record has none.
 
-    Neighbouring cells of one shade are one run of a path, so that a page with a
+    Neighbouring cells of one shade are one stroke of a path, so that a page with a
     hundred layers stays small.
     """
     rows = [_cells(row) for row in read.items(layer.get("picture"))[:CELLS]]
@@ -54,7 +54,7 @@ def mask_picture(
         for x in range(1, width + 1):
             if x == width or shades[x] != shades[start]:
                 if shades[start]:
-                    run = f"M{start} {y}h{x - start}v1h{start - x}z"
+                    run = f"M{start} {y}h{x - start}"
                     paths.setdefault(shades[start], []).append(run)
                 start = x
     name = clipped(read.name(layer.get("name")), 80)

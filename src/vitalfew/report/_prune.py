@@ -260,7 +260,9 @@ def _sizes(results: dict[str, Any]) -> list[Fact]:
 
 
 def _bytes(n: int | None, whole: int | None = None) -> str:
-    return NOTHING if n is None else f"{_of(n, whole)} bytes".replace(") bytes", ")")
+    if n is None:
+        return NOTHING
+    return f"{count(n)} bytes" + (f" ({_percent(n / whole)})" if whole else "")
 
 
 def _of(n: int | None, whole: int | None) -> str:

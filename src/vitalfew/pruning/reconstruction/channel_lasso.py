@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitalfew import solvers
 from vitalfew._solve import solve
+from vitalfew._validation import check_nonnegative
 from vitalfew.neural import Statistics
 from vitalfew.objectives import Quadratic
 from vitalfew.penalties import L1
@@ -56,6 +57,10 @@ class ChannelLasso(Reconstruction):
     name: ClassVar[str] = "channel-lasso"
     cost: ClassVar[str] = "some 30 lassos of one vector, 1 refit"
     use: ClassVar[str] = "whole inputs"
+
+    def __post_init__(self) -> None:
+        check_nonnegative("damping", self.damping)
+        check_nonnegative("tol", self.tol)
 
     def supports(self, structure: Any) -> bool:
         """Say whether atoms are whole inputs."""

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from vitalfew import solvers
 from vitalfew._solve import solve
-from vitalfew.contracts import Solver
+from vitalfew._validation import check_count, check_nonnegative
+from vitalfew.contracts import Solver, Structure
 from vitalfew.neural import Statistics
 from vitalfew.objectives import Quadratic
 from vitalfew.pruning._contracts import Reconstruction
@@ -58,6 +59,15 @@ class IHT(Reconstruction):
     name: ClassVar[str] = "iht"
     cost: ClassVar[str] = "about 2 products with the Hessian a step, 100 steps"
     use: ClassVar[str] = "any structure; large layers"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.solver, Solver) or self.solver.accepts is not Structure:
+            raise ValueError(
+                "solver must be one of vitalfew.solvers that takes a structure, got "
+                f"{self.solver!r}"
+            )
+        check_nonnegative("damping", self.damping)
+        check_count("max_iter", self.max_iter, 0)
 
     def reconstruct(
         self, weight: Tensor, statistics: Statistics, structure: Any, rng: Generator

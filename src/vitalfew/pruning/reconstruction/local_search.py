@@ -15,6 +15,7 @@ from vitalfew import _native, solvers
 from vitalfew._arrays import precision
 from vitalfew._solve import solve
 from vitalfew._threads import n_threads
+from vitalfew._validation import check_count, check_nonnegative
 from vitalfew.contracts import Ints
 from vitalfew.linalg import GroupModel
 from vitalfew.neural import Statistics
@@ -86,6 +87,14 @@ class LocalSearch(Reconstruction):
     use: ClassVar[str] = "the last few percent of the error; small layers"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.start, Reconstruction):
+            raise ValueError(
+                f"start must be a reconstruction such as ADMM(), got {self.start!r}"
+            )
+        check_nonnegative("damping", self.damping)
+        check_count("max_sweeps", self.max_sweeps, 0)
+        check_nonnegative("tol", self.tol)
+        check_nonnegative("max_flops", self.max_flops)
         object.__setattr__(self, "needs", self.start.needs | {"hessian"})
 
     def supports(self, structure: Any) -> bool:
@@ -166,8 +175,8 @@ class _Moves(NamedTuple):
         """
         takers = iter(np.argsort(-self.gain, kind="stable"))
         givers = iter(np.argsort(self.loss, kind="stable"))
-        adding: list[int] = []
-        dropping: list[int] = []
+        adding: dict[int, None] = {}  # sets that keep their order
+        dropping: dict[int, None] = {}
         for a in takers:
             if not self.gain[a] > least[a]:
                 break
@@ -177,9 +186,9 @@ class _Moves(NamedTuple):
                 d = next((d for d in givers if d != a and d not in adding), None)
                 if d is None or not self.gain[a] - self.loss[d] > least[a] + least[d]:
                     break
-                dropping.append(int(d))
-            adding.append(int(a))
-        return np.array(adding, np.int64), np.array(dropping, np.int64)
+                dropping[int(d)] = None
+            adding[int(a)] = None
+        return np.array([*adding], np.int64), np.array([*dropping], np.int64)
 
 
 class _Parts:
@@ -194,6 +203,10 @@ class _Parts:
         down, across = -n_out % q, -n_in % c  # rows and columns of zeros at the edges
         self.H: Tensor = functional.pad(error.H, (0, across, 0, across))
         self.H.diagonal()[n_in:] = 1
+        n_atoms = len(self.H) // c
+        self.blocks = self.H.reshape(n_atoms, c, n_atoms, c).transpose(1, 2)
+        self.own = self.blocks.diagonal(dim1=0, dim2=1).permute(2, 0, 1).contiguous()
+        self.inverse = _inverses(self.own)
 
         def split(matrix: Tensor) -> Tensor:
             return functional.pad(matrix, (0, across, 0, down)).reshape(
@@ -349,22 +362,16 @@ class _Parts:
 
         Says whether there were any, and how many atoms are still to spare.
         """
-        c, p = self.layout.width, self.H.shape[0]
-        self.blocks = self.H.reshape(p // c, c, p // c, c).transpose(1, 2)
-        own = self.blocks.diagonal(dim1=0, dim2=1).permute(2, 0, 1)
-        self.own = own.contiguous()  # Hessian of each atom
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(self.own))
         n, q, _ = self.W.shape
-        room = n * q * min(CANDIDATES, p // c) ** 2 * c * c
+        room = n * q * CANDIDATES**2 * self.layout.width**2
+        everybody = torch.arange(n, device=self.H.device)
         changed = False
         for _ in range(ROUNDS):
             moved = False
-            for some in torch.arange(n, device=self.H.device).chunk(
-                max(room // MOST_NUMBERS, 1)
-            ):
+            for some in everybody.chunk(room // MOST_NUMBERS + 1):
                 moved |= self._exchange_fixed(some)
             if self.layout.shared:
-                loss, gain = self._alone(torch.arange(n, device=self.H.device))
+                loss, gain = self._alone(everybody)
                 (least, drop), (most, add) = loss.min(dim=1), gain.max(dim=1)
                 moves = _Moves(*(_on_host(a) for a in (least, drop, most, add)))
                 adding, dropping = self.move_between(moves, spare)
@@ -385,10 +392,9 @@ class _Parts:
         """Loss of every drop and gain of every addition, (b, A) each."""
         w, g = self._atoms(self.W[parts]), self._atoms(self.gradient[parts])
         inside = self.mask[parts]
-        falls = torch.sum(
-            w * torch.einsum("bqac,acd->bqad", w, self.own) / 2 - w * g, 3
-        )
-        rises = torch.sum(g * torch.einsum("bqac,acd->bqad", g, self.inverse), 3) / 2
+        wH = torch.einsum("bqac,acd->bqad", w, self.own)
+        gP = torch.einsum("bqac,acd->bqad", g, self.inverse)
+        falls, rises = torch.sum(w * wH / 2 - w * g, 3), torch.sum(g * gP / 2, 3)
         loss = torch.where(inside, falls.sum(dim=1), torch.inf)
         gain = torch.where(inside, 0.0, rises.sum(dim=1))
         return loss, gain
@@ -404,13 +410,12 @@ class _Parts:
             may = into < n_atoms
             into = into.clamp(max=n_atoms - 1)
         else:
-            into = (
-                torch.topk(gain, count, dim=1).indices[:, None, :].expand(-1, count, -1)
-            )
+            into = torch.topk(gain, count, dim=1).indices
+            into = into[:, None, :].expand(-1, count, -1)
             may = torch.ones_like(into, dtype=torch.bool)
-        may = may & ~self.mask[parts][torch.arange(len(parts))[:, None, None], into]
         w, g = self._atoms(self.W[parts]), self._atoms(self.gradient[parts])
         b = torch.arange(len(parts), device=out.device)[:, None]
+        may = may & ~self.mask[parts][b[:, :, None], into]
         leaving = w[b, :, out]  # (b, t, q, c)
         slope = g[b[:, :, None], :, into] - torch.einsum(
             "btqc,btucd->btuqd", leaving, self.blocks[out[:, :, None], into]
