@@ -96,7 +96,7 @@ def test_every_method_keeps_to_every_structure_it_takes(name, structure):
     options = information(method, model, batches)
     before = state(model)
     inside = structure
-    if structure.counts and structure.density is None:
+    if structure.is_counted and structure.density is None:
         inside = type(structure)(density=0.3)
     if issubclass(method, Reconstruction) and not method().supports(
         inside.on((24, 16))
@@ -242,7 +242,7 @@ def test_errors_are_those_behind_the_pruned_layers():
             assert layer.n_tokens == len(x)
 
 
-# -- what is left dense, and why --------------------------------------------------------
+# -- what is left dense, and why -----------------------------------------------------
 
 
 class Odd(nn.Module):

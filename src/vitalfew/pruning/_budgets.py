@@ -81,7 +81,7 @@ def targets_of(
             "structure must be that of one layer, got Joint: prune makes one budget of "
             "all layers itself (allocation='global')"
         )
-    fixed = not structure.counts
+    fixed = not structure.is_counted
     found: list[Target] = []
     left: dict[str, str] = {}
     for layer in layers:

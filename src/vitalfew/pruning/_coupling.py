@@ -417,9 +417,9 @@ def _objection_to_operation(node: Any) -> str:
     elif name == "expand":
         known = len(taken) == len(made) >= 4 and taken[1] == made[1]
     elif name in ("view", "unsafeview", "reshapealias"):
-        if not _keeps_channels(node, taken, made):
-            return "a view splits or joins them, as attention does with its heads"
-    return "" if known else f"{name!r} mixes them or is not known"
+        known = _keeps_channels(node, taken, made)
+        name = "a view, as of attention's heads,"
+    return "" if known else f"{name} mixes them or is not known"
 
 
 def _dims(dims: Any, n_dims: int) -> set[int]:

@@ -67,7 +67,7 @@ def find_method(
     known = methods()
     if asked == "auto":
         if not calibrated:
-            return known["magnitude"]()  # type: ignore[no-any-return]
+            return known["magnitude"]()
         for name in BY_DATA:
             method = known[name]()
             if fits(method, structures):

@@ -450,10 +450,10 @@ class _Work:
 
         def structure_at(t: float) -> Joint:
             """Return what may stay when a fraction t of the rest has been removed."""
-            parts = [
+            parts = tuple(
                 _between(target, count, t)
                 for target, count in zip(self.targets, counts, strict=True)
-            ]
+            )
             if not together:
                 return Joint(parts).on((n_flat,))
             everything = sum(part.n_atoms for part in parts)

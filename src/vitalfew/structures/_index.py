@@ -70,7 +70,7 @@ class IndexStructure:
         return density
 
     @property
-    def counts(self) -> bool:
+    def is_counted(self) -> bool:
         """Whether the budget is a number of atoms, rather than one of runs or costs."""
         return self._count is not None or self._density is not None
 
