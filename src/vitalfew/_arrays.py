@@ -317,9 +317,7 @@ def solve_posdef_many(G: Array, b: Array) -> Array:
     """
     xp, eps = namespace(G), precision(G)
     if not is_torch_array(G):
-        return xp.stack(
-            [solve_posdef(G[i, ...], b[i, ...]) for i in range(G.shape[0])]
-        )
+        return xp.stack([solve_posdef(G[i, ...], b[i, ...]) for i in range(G.shape[0])])
     diagonal = xp.linalg.diagonal(G)
     largest = xp.max(diagonal, axis=1, keepdims=True)
     tiny = eps * eps * xp.clip(largest, min=xp.finfo(G.dtype).smallest_normal)

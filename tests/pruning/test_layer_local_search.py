@@ -18,8 +18,6 @@ from tests.pruning.reconstruction_cases import (
     least_error,
 )
 from tests.pruning.tiny_layers import layer, masks_of
-from vitalfew import _native
-from vitalfew._native import _twins
 from vitalfew.neural import Statistics
 from vitalfew.pruning._contracts import Reconstruction
 from vitalfew.pruning.reconstruction.local_search import LocalSearch
@@ -44,95 +42,6 @@ def run(W, statistics, structure, **settings):
     assert new.shape == W.shape
     assert structure.contains(new)
     return new
-
-
-def parts(seed, dtype, n=4, p=9, q=2):
-    """Arguments of the loop, from a support drawn for each part."""
-    rng = np.random.default_rng(seed)
-    A = rng.standard_normal((3 * p, p))
-    H = A.T @ A / len(A)
-    B = rng.standard_normal((n, q, p))
-    counts = rng.integers(0, p, n)
-    counts[0] = 0
-    K = max(1, counts.max())
-    ids = np.zeros((n, K), np.int64)
-    P, W, z = np.zeros((n, K, K)), np.zeros((n, K, p)), np.zeros((n, K, q))
-    gradient = -B.copy()
-    for i, k in enumerate(counts):
-        S = rng.permutation(p)[:k]
-        ids[i, :k] = S
-        P[i, :k, :k] = np.linalg.inv(H[np.ix_(S, S)])
-        W[i, :k] = P[i, :k, :k] @ H[S]
-        z[i, :k] = P[i, :k, :k] @ B[i][:, S].T
-        gradient[i] += z[i, :k].T @ H[S]
-    floats = [np.ascontiguousarray(a, dtype) for a in (H, P, W, z, gradient)]
-    H, P, W, z, gradient = floats
-    least = np.full(n, 1e-9 if dtype == np.float64 else 1e-5, dtype)
-    return (H, P, W, ids, counts, z, gradient, least), B
-
-
-def value(H, B, ids):
-    """Least value of one part on a support."""
-    b = B[:, ids]
-    return -0.5 * np.sum(b * np.linalg.solve(H[np.ix_(ids, ids)], b.T).T)
-
-
-@pytest.mark.parametrize("loop", [_native.exchange_parts, _twins.exchange_parts])
-@pytest.mark.parametrize("run_length", [0, 4])
-@pytest.mark.parametrize("seed", range(4))
-def test_no_exchange_helps_and_moves_cost_what_is_said(loop, run_length, seed):
-    arguments, B = parts(seed, np.float64)
-    H, counts = arguments[0], arguments[4]
-    before = [a.copy() for a in arguments]
-    ids, swaps, loss, drop, gain, add = loop(*arguments, run_length, 100, 2)
-    for a, b in zip(arguments, before, strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert swaps.sum() > 0
-    p = len(H)
-    for i, k in enumerate(counts):
-        S = ids[i, :k]
-        assert len(set(S)) == k
-        at = value(H, B[i], S)
-        assert at <= value(H, B[i], before[3][i, :k]) + 1e-12
-        others = np.setdiff1d(np.arange(p), S)
-        for h in range(k):
-            for j in others:
-                if not run_length or j // run_length == S[h] // run_length:
-                    swapped = np.append(np.delete(S, h), j)
-                    assert value(H, B[i], swapped) >= at - 1e-8
-        drops = [value(H, B[i], np.delete(S, h)) - at for h in range(k)]
-        assert loss[i] == pytest.approx(min(drops, default=np.inf))
-        adds = [at - value(H, B[i], np.append(S, j)) for j in others]
-        assert gain[i] == pytest.approx(max(adds, default=0.0), abs=1e-12)
-        if k:
-            assert S[np.argmin(drops)] == drop[i]
-        if len(others):
-            assert others[np.argmax(adds)] == add[i]
-
-
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("run_length", [0, 3])
-def test_the_loop_is_that_of_its_twin(dtype, run_length):
-    rough = 1e-8 if dtype == np.float64 else 1e-3
-    for seed in range(6):
-        arguments, _ = parts(seed, dtype, n=5, p=40, q=3)
-        found = _native.exchange_parts(*arguments, run_length, 200, 1)
-        twin = _twins.exchange_parts(*arguments, run_length, 200, 1)
-        counts = arguments[4]
-        for i, k in enumerate(counts):
-            assert set(found[0][i, :k]) == set(twin[0][i, :k])
-        for a, b in zip(found[1:], twin[1:], strict=True):
-            assert a.dtype == b.dtype
-            np.testing.assert_allclose(a, b, rtol=rough)
-
-
-def test_the_loop_refuses_what_does_not_fit():
-    arguments, _ = parts(0, np.float64)
-    for bad, what in ((3, "ids"), (4, "counts")):
-        wrong = list(arguments)
-        wrong[bad] = wrong[bad] + 100
-        with pytest.raises(ValueError, match=what):
-            _native.exchange_parts(*wrong)
 
 
 STRUCTURES = [

@@ -30,8 +30,8 @@ from vitalfew.contracts import Array, Ints
 Mask = NDArray[np.bool_]
 
 # What things take on one core, in multiplications of a large product.
-FACTOR = 8  # a multiplication in a factorisation
-GATHER = 500  # copying one number of H to its place
+FACTOR = 2  # a multiplication in a large factorisation
+GATHER = 1500  # copying one number of H, and what small factorisations lose on it
 ITERATIONS = 80  # conjugate gradients must be cheaper even if they take so many
 SMALL = 1e9  # factorisations that take no more are done
 BATCH = 1 << 23  # numbers of H that are factorised at once

@@ -207,7 +207,7 @@ def _traced(output: Any) -> list[Tensor]:
 
 
 def _graph_class(tp: Any) -> Any:
-    class Graph(tp.DependencyGraph):  # type: ignore[misc]
+    class Graph(tp.DependencyGraph):
         """Told what concatenations join, which it would guess from layers nearby."""
 
         def _build_dependency(self, module2node: Any) -> None:
@@ -231,7 +231,7 @@ def _joined(node: Any) -> list[int]:
 def _pruners(model: nn.Module, tp: Any) -> dict[Any, Any]:
     """Tell Torch-Pruning of the transposed linear layers of transformers."""
 
-    class TransposedLinear(tp.BasePruningFunc):  # type: ignore[misc]
+    class TransposedLinear(tp.BasePruningFunc):
         # the graph tells the two sides apart by these, and never calls them here
 
         def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:

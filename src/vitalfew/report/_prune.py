@@ -253,8 +253,8 @@ def _sizes(results: dict[str, Any]) -> list[Fact]:
     ]
     if macs is not None:
         facts += [
-            Fact("Multiplications of one sample", count(macs)),
-            Fact("Of these by weights that stay", _of(left, macs)),
+            Fact("Multiplications of one sample in layers that can be pruned", count(macs)),
+            Fact("Of these, not by zero", _of(left, macs)),
         ]
     return facts
 

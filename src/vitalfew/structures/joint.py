@@ -1,7 +1,7 @@
 """One budget for several arrays, or a budget for each."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -30,7 +30,7 @@ class Joint(IndexStructure):
 
     Parameters
     ----------
-    parts : tuple of structures
+    parts : sequence of structures
         In the order of the vector; each already knows its shape, by ``.on(shape)``.
         The atoms that they keep are kept.
     n_atoms_allowed : int, optional
@@ -62,7 +62,7 @@ class Joint(IndexStructure):
     array([0., 5., 0., 0., 3.])
     """
 
-    parts: tuple[IndexStructure, ...]
+    parts: Sequence[IndexStructure]
     n_atoms_allowed: int | None = None
     density: float | None = field(default=None, kw_only=True)
     at_least: int = field(default=0, kw_only=True)
