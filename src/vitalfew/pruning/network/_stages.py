@@ -13,10 +13,9 @@ from vitalfew.neural.flat import FlatNetwork
 from vitalfew.objectives import Fisher
 
 MOST_CHECKED = 2000  # samples on which the loss of a proposal is measured
-FIRST_DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1)  # of the trace of the Fisher matrix
-FACTORS = (0.25, 1.0, 4.0)  # of the last damping
-LEAST = 1e-6  # of the trace: what rounding in single precision allows
-AFTER_FAILURE = 16.0
+FACTOR = 4.0  # between dampings, which are powers of it times the trace
+LEAST, MOST = -10, 1  # powers; in single precision less would be lost in rounding
+FIRST = (-7, -4, -1)
 
 Propose = Callable[[Fisher, Any], Tensor]
 
@@ -27,6 +26,8 @@ class Stages:
     In each stage a quadratic model of the loss is made from gradients at the weights as
     they are then, weights are proposed for several dampings of it, and those of the
     least measured loss are taken: the projection of the weights is always among them.
+    Dampings are powers of 4 times the trace of the Fisher matrix; from that of the
+    stage before, the search goes on as long as the loss falls.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ class Stages:
         self.network, self.propose, self.slope = network, propose, slope
         self.n_samples, self.per_row, self.rng = n_samples, per_row, rng
         self.check_seed = int(rng.integers(2**63))  # the same samples in all stages
-        self.damping: float | None = None
+        self.power: int | None = None  # of the damping that was best
 
     def run(
         self,
@@ -98,26 +99,26 @@ class Stages:
     def _stage(self, w: Tensor, structure: Any) -> tuple[Tensor, float]:
         self.network.write(w)
         A, value = self.network.gradients(self.n_samples, self.rng, self.per_row)
-        model = Fisher(A, w, value, slope=self.slope)
-        best = structure.project(w)
-        least, chosen = self._loss(best), None
-        for damping in self._dampings(A):
-            new = self.propose(model.damped(damping), structure)
-            loss = self._loss(new)
-            if loss < least:
-                best, least, chosen = new, loss, damping
-        if chosen is not None:
-            self.damping = chosen
-        elif self.damping is not None:
-            self.damping *= AFTER_FAILURE
-        return best, least
-
-    def _dampings(self, A: Tensor) -> list[float]:
         trace = float(torch.linalg.vector_norm(A)) ** 2 / len(A)
         trace = trace if trace > 0 else 1.0  # of gradients that are all zero
-        if self.damping is not None:
-            return [max(factor * self.damping, LEAST * trace) for factor in FACTORS]
-        return [share * trace for share in FIRST_DAMPINGS]
+        model = Fisher(A, w, value, slope=self.slope)
+        best = structure.project(w)
+        least = self._loss(best)
+        losses: dict[int, float] = {}
+        wanted = list(FIRST if self.power is None else self._beside(self.power))
+        while wanted:
+            for power in wanted:
+                new = self.propose(model.damped(trace * FACTOR**power), structure)
+                losses[power] = self._loss(new)
+                if losses[power] < least:
+                    best, least = new, losses[power]
+            self.power = min(losses, key=lambda power: losses[power])
+            wanted = [p for p in self._beside(self.power) if p not in losses]
+        return best, least
+
+    def _beside(self, power: int) -> range:
+        """Powers within one of another, and within bounds."""
+        return range(max(power - 1, LEAST), min(power + 1, MOST) + 1)
 
     def _loss(self, w: Tensor) -> float:
         self.network.write(w)

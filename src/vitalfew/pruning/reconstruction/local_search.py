@@ -60,7 +60,8 @@ class LocalSearch(Reconstruction):
     tol : float, default=1e-6
         Least decrease for an exchange to be made, as a fraction of the row's error.
     max_flops : float, default=1e12
-        The closed form is used if it takes no more multiplications for all rows once.
+        The closed form is used if it takes no more multiplications for all rows once;
+        the default is about a minute of one core.
 
     Notes
     -----
