@@ -85,5 +85,7 @@ html_sidebars = {
         "conventions",
         "changelog",
         "select_command",
+        "prune_a_network",
+        "prune_command",
     )
 }

@@ -142,7 +142,13 @@ right.axvline(accuracy(dense), color="grey", ls=":")
 right.set_yticks(places, by_structure)
 right.invert_yaxis()
 right.set_xlabel("held-out accuracy, half of the weights removed")
-right.legend(frameon=False, fontsize="small", loc="lower left")
+right.legend(
+    frameon=False,
+    fontsize="small",
+    ncols=2,
+    loc="lower center",
+    bbox_to_anchor=(0.5, 1),
+)
 for ax in (left, right):
     ax.spines[["top", "right"]].set_visible(False)
 plt.show()

@@ -3,14 +3,17 @@
 ``.. solver-table::`` lists `vitalfew.solvers` with what their class attributes say;
 ``.. name-table:: vitalfew.objectives`` lists the public classes of a package with the
 first line of their docstrings; ``.. status-table::`` lists `vitalfew.Status`;
-``.. option-table:: select`` the options of a command; ``.. changelog:: FILE FOLDER``
-shows the changelog with its fragments.
+``.. method-table::`` and ``.. allocation-table::`` list those of `vitalfew.pruning`;
+``.. option-table:: select`` the options of a command; ``.. page-list:: PATTERN`` links
+the pages whose names match; ``.. changelog:: FILE FOLDER`` shows the changelog with its
+fragments.
 """
 
 import importlib
 import inspect
 import re
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -70,6 +73,53 @@ class SolverTable(_Table):
             )
         header = ("Solver", "Accepts", "Cost of a step", "Guarantee", "Use it for")
         return list_table((*header, "Needs"), rows, (14, 10, 20, 22, 22, 12))
+
+
+class MethodTable(_Table):
+    """All methods of pruning with what they need, what they cost and their use."""
+
+    def lines(self) -> list[str]:
+        from vitalfew import pruning
+        from vitalfew.cli.methods import facts
+
+        rows = [
+            (
+                f"``{name}``, `~{cls.__module__.rpartition('.')[0]}.{cls.__name__}`",
+                *(facts(name, cls)[key] for key in ("kind", "data", "cost", "use")),
+            )
+            for name, cls in sorted(pruning.methods().items())
+        ]
+        header = ("Method", "Kind", "Needs", "Cost", "Use it for")
+        return list_table(header, rows, (24, 14, 14, 22, 26))
+
+
+class AllocationTable(_Table):
+    """All ways to divide a budget among layers."""
+
+    def lines(self) -> list[str]:
+        from vitalfew import pruning
+
+        rows = [
+            (
+                f"``{name}``, `~{cls.__module__.rpartition('.')[0]}.{cls.__name__}`",
+                (inspect.getdoc(cls) or "").partition("\n")[0],
+                "yes" if cls.measures else "no",
+            )
+            for name, cls in sorted(pruning.allocations().items())
+        ]
+        header = ("Allocation", "How layers share a budget", "Measures losses")
+        return list_table(header, rows, (30, 52, 18))
+
+
+class PageList(_Table):
+    """Links to the pages whose names match a pattern, or a word that there are none."""
+
+    required_arguments = 1
+
+    def lines(self) -> list[str]:
+        env = self.state.document.settings.env
+        found = sorted(n for n in env.found_docs if fnmatch(n, self.arguments[0]))
+        return [f"* :doc:`/{name}`" for name in found] or [":doc:`/benchmarks`."]
 
 
 class NameTable(_Table):
@@ -177,6 +227,9 @@ def _as_rst(line: str) -> str:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Add the directives."""
     app.add_directive("solver-table", SolverTable)
+    app.add_directive("method-table", MethodTable)
+    app.add_directive("allocation-table", AllocationTable)
+    app.add_directive("page-list", PageList)
     app.add_directive("name-table", NameTable)
     app.add_directive("status-table", StatusTable)
     app.add_directive("option-table", OptionTable)

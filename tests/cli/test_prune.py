@@ -397,6 +397,17 @@ def test_damaged_calibration(models, tmp_path, name, content, message):
     assert message in said
 
 
+def test_a_label_that_the_model_does_not_know(models, tmp_path):
+    data = arrays()
+    data["labels"] = data["labels"].copy()
+    data["labels"][9, 3] = 20  # not in the batch that is tried first
+    np.savez(tmp_path / "a.npz", **data)
+    words = ("--sparsity", "0.5", "--calibration", tmp_path / "a.npz")
+    said, hint = fails(models / "bert", *words, "--method", "taylor")
+    assert "does not suit BertForMaskedLM" in said
+    assert "labels" in hint
+
+
 def test_pickled_arrays_are_not_read(models, tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, input_ids=np.array([{"a": 1}], dtype=object))
@@ -496,6 +507,17 @@ def test_folders_that_hold_no_model(tmp_path, models):
         said, hint = fails(tmp_path / name, "--structure", "2:4")
         assert message in said
         assert "MODEL_DIR" in hint
+
+
+def test_changed_shapes_are_not_stored_dense(models, tmp_path):
+    model = read(models / "bert")
+    module = model.bert.encoder.layer[0].attention.self
+    module.num_attention_heads = 1
+    module.attention_head_size = 16
+    pruning.save(model, tmp_path / "changed")
+    said, hint = fails(tmp_path / "changed", "--structure", "2:4", "--dense")
+    assert "shapes of this model were changed" in said
+    assert "leave --dense out" in hint
 
 
 def test_nothing_of_yours_is_replaced(models, tmp_path):

@@ -34,12 +34,12 @@ def plain_admm(weight, H, structure, n_iter, rho, growth):
     scale = np.sqrt(np.diag(H))
     V0, S = weight.numpy() * scale, H / np.outer(scale, scale)
     Z, multiplier = structure.project(V0), np.zeros_like(V0)
-    for _ in range(n_iter):
+    for step in range(n_iter):
+        rho *= growth if step and step % 3 == 0 else 1
         right = V0 @ S + rho * Z - multiplier
         V = np.linalg.solve(S + rho * np.eye(len(S)), right.T).T
         Z = structure.project(V + multiplier / rho)
         multiplier += rho * (V - Z)
-        rho *= growth
     return Z != 0
 
 

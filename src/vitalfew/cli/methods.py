@@ -22,8 +22,8 @@ def methods(
         raise data_error(
             "pruning networks needs PyTorch", "pip install 'vitalfew[cli,torch,hf]'"
         ) from error
-    found = [_facts(name, cls) for name, cls in sorted(pruning.methods().items())]
-    shares = [
+    found = [facts(name, cls) for name, cls in sorted(pruning.methods().items())]
+    shares: list[dict[str, Any]] = [
         {"name": name, "title": _title(cls), "measures": cls.measures}
         for name, cls in sorted(pruning.allocations().items())
     ]
@@ -40,9 +40,8 @@ def methods(
     for title in ("kind", "use", "cost", "needs"):
         table.add_column(title)
     for row in found:
-        cells = [row["name"], row["kind"], row["use"], row["cost"]]
-        cells.append(row["data"])
-        table.add_row(*map(Text, cells))
+        cells = ("name", "kind", "use", "cost", "data")
+        table.add_row(*(Text(str(row[cell])) for cell in cells))
     Console().print(table)
     table = Table()
     table.add_column("allocation", no_wrap=True)
@@ -54,7 +53,21 @@ def methods(
     Console().print(table)
 
 
-def _facts(name: str, cls: Any) -> dict[str, Any]:
+def facts(name: str, cls: Any) -> dict[str, Any]:
+    """Return what a method says of itself, in words for users.
+
+    Parameters
+    ----------
+    name : str
+        Of the method.
+    cls : type
+        Its class.
+
+    Returns
+    -------
+    dict
+        Name, title, kind, use, cost and the data it needs.
+    """
     from vitalfew.pruning import Criterion, NetworkMethod, Reconstruction
 
     kinds = {

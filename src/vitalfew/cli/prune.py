@@ -180,7 +180,10 @@ def _hints(asked: _Asked) -> Iterator[None]:
         yield
     except MissingDependencyError as error:
         raise data_error(str(error), INSTALL) from error
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        # torch says so in its own way
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
         raise data_error(
             "there is not enough memory", "use fewer --samples or a shorter --length"
         ) from error
@@ -414,6 +417,12 @@ def _pruned(asked: _Asked, structure: Any, progress: Any) -> _Done:
     method, allocation = _method(asked), _allocation(asked)
     progress("reading the model", 0, 1)
     model, tokenizer = _model(asked)
+    if asked.dense and getattr(model, "_vitalfew_attributes", None):
+        raise data_error(
+            "--dense: the shapes of this model were changed, and `from_pretrained` "
+            "would make the old ones",
+            "leave --dense out",
+        )
     calibration, batches = None, None
     if asked.calibration is not None:
         calibration = read_calibration(
@@ -439,6 +448,12 @@ def _pruned(asked: _Asked, structure: Any, progress: Any) -> _Done:
         if getattr(error, "__notes__", None):
             raise
         raise data_error(str(error), _advice(str(error))) from error
+    except IndexError as error:
+        raise data_error(
+            f"--calibration {asked.calibration} does not suit {type(model).__name__}: "
+            f"{error}",
+            "check that tokens and labels are among those that the model knows",
+        ) from error
     counts = pruning.sparsity_report(
         model, example_inputs=batches[0] if batches else None, report=report
     )

@@ -13,7 +13,7 @@ from vitalfew.pruning._contracts import (
     Reconstruction,
 )
 
-BY_DATA = ("admm", "channel-lasso", "iht", "wanda")  # of "auto", the first that can
+BY_DATA = ("admm", "wanda")  # of "auto", the first that can
 
 
 def methods() -> dict[str, type[Method]]:

@@ -253,7 +253,7 @@ def _sizes(results: dict[str, Any]) -> list[Fact]:
     ]
     if macs is not None:
         facts += [
-            Fact("Multiplications of one sample in layers that can be pruned", count(macs)),
+            Fact("Multiplications of a sample in all such layers", count(macs)),
             Fact("Of these, not by zero", _of(left, macs)),
         ]
     return facts

@@ -15,6 +15,8 @@ from vitalfew.objectives import Fisher
 MOST_CHECKED = 2000  # samples on which the loss of a proposal is measured
 FACTOR = 4.0  # between dampings, which are powers of it times the trace
 LEAST, MOST = -10, 1  # powers; in single precision less would be lost in rounding
+FLATTEST = 1e-24  # trace for which there is a quadratic
+LONGEST = 1024.0  # step, in those that the quadratic proposes
 FIRST = (-7, -4, -1)
 
 Propose = Callable[[Fisher, Any], Tensor]
@@ -99,11 +101,12 @@ class Stages:
     def _stage(self, w: Tensor, structure: Any) -> tuple[Tensor, float]:
         self.network.write(w)
         A, value = self.network.gradients(self.n_samples, self.rng, self.per_row)
-        trace = float(torch.linalg.vector_norm(A)) ** 2 / len(A)
-        trace = trace if trace > 0 else 1.0  # of gradients that are all zero
-        model = Fisher(A, w, value, slope=self.slope)
         best = structure.project(w)
         least = self._loss(best)
+        trace = float(torch.linalg.vector_norm(A)) ** 2 / len(A)
+        if not FLATTEST < trace < 1 / FLATTEST:  # products would leave the range
+            return best, least
+        model = Fisher(A, w, value, slope=self.slope)
         losses: dict[int, float] = {}
         wanted = list(FIRST if self.power is None else self._beside(self.power))
         while wanted:
@@ -112,9 +115,25 @@ class Stages:
                 losses[power] = self._loss(new)
                 if losses[power] < least:
                     best, least = new, losses[power]
-            self.power = min(losses, key=lambda power: losses[power])
+            self.power = min(losses, key=lambda power: (losses[power], -power))
             wanted = [p for p in self._beside(self.power) if p not in losses]
-        return best, least
+        return self._stretched(w * (best != 0), best, least)
+
+    def _stretched(
+        self, begin: Tensor, end: Tensor, loss: float
+    ) -> tuple[Tensor, float]:
+        """Go on from one point beyond another, twice as far while the loss falls.
+
+        Squares of gradients exceed the curvature where losses are large.
+        """
+        move, length = end - begin, 2.0
+        while length <= LONGEST and bool(torch.any(move != 0)):
+            new = begin + length * move
+            new_loss = self._loss(new)
+            if new_loss >= loss:
+                break
+            end, loss, length = new, new_loss, 2 * length
+        return end, loss
 
     def _beside(self, power: int) -> range:
         """Powers within one of another, and within bounds."""
