@@ -242,6 +242,29 @@ def test_errors_are_those_behind_the_pruned_layers():
             assert layer.n_tokens == len(x)
 
 
+@pytest.mark.parametrize("structure", ["unstructured", "4x1", "inputs"])
+def test_the_budget_follows_the_outputs_that_would_be_lost(structure):
+    """By the squares of weights times inputs, each layer's relative to all of its."""
+    dense, batches = mlp(bias=False), pairs()
+    model = copy.deepcopy(dense)
+    report = prune(
+        model, STRUCTURES[structure], method="obs", calibration=batches, rng=0
+    )
+    everything = []
+    x = torch.cat([x for x, _ in batches])
+    with torch.no_grad():
+        for number in (0, 2, 4):
+            inputs, weight = dense[:number](x), dense[number].weight
+            share = weight.square() * inputs.square().mean(dim=0)
+            bound = STRUCTURES[structure].on(tuple(weight.shape))
+            atoms = bound.scores((share / share.sum()).sqrt())
+            everything += [(score, number) for score in atoms]
+    kept = sorted(everything, reverse=True)[: report.kept]
+    counts = [sum(n == number for _, n in kept) for number in (0, 2, 4)]
+    assert [layer.kept for layer in report.layers] == counts
+    assert min(counts) > 1
+
+
 # -- what is left dense, and why -----------------------------------------------------
 
 

@@ -78,7 +78,12 @@ class Run:
         scores = {}
         for n, target in enumerate(self.targets):
             self.progress("scoring", n + 1, len(self.targets))
-            scores[target.layer.name] = self._scores(method, target, statistics)
+            found = self._scores(method, target, statistics)
+            if method.within_outputs and isinstance(target.structure, Cardinality):
+                # compare weights with those of the same output only: by their rank
+                order = found.argsort(dim=1, stable=True).argsort(dim=1)
+                found = (order + 1).to(found.dtype) / found.shape[1]
+            scores[target.layer.name] = found
         counts = self._counts(scores, partial(self._masked, scores))
         done = []
         for target, count in zip(self.targets, counts, strict=True):
@@ -100,10 +105,6 @@ class Run:
                 f"the scores of layer {target.layer.name!r} by {method.name!r} are not "
                 "finite"
             )
-        if method.within_outputs and isinstance(target.structure, Cardinality):
-            # compare weights with those of the same output only: by rank in the row
-            order = found.argsort(dim=1).argsort(dim=1)
-            found = (order + 1).to(found.dtype) / found.shape[1]
         return found.sqrt()
 
     @staticmethod

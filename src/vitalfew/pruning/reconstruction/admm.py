@@ -44,7 +44,7 @@ class ADMM(Reconstruction):
     growth : float, default=1.3
         Factor of the penalty after every third iteration; nearer to one is slower and
         ends lower.
-    tol : float, default=0.001
+    tol : float, default=0.002
         Stop when in three iterations not more has changed than this fraction of the
         weights kept, or of those removed if they are fewer.
     max_iter : int, default=300
@@ -76,7 +76,7 @@ class ADMM(Reconstruction):
     damping: float = 0.01
     rho: float = 0.1
     growth: float = 1.3
-    tol: float = 1e-3
+    tol: float = 2e-3
     max_iter: int = 300
 
     name: ClassVar[str] = "admm"
@@ -118,7 +118,8 @@ class ADMM(Reconstruction):
                 if step:
                     rho, Y = rho * self.growth, Y / self.growth
                 pull, changed = _pull(S, rho), 0
-            moved = V0 + (Z - Y - V0) @ pull + Y
+            # V + Y, where V = V0 + (Z - Y - V0) pull
+            moved = torch.addmm(V0 + Y, Z - Y - V0, pull)
             before, mask = mask, choose(moved * moved)
             Z = moved * mask
             Y = moved - Z
