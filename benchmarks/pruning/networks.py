@@ -22,6 +22,7 @@ from vitalfew.structures import NM, Blocks, Cardinality, Channels
 
 SAMPLES, BATCH = 2_000, 100  # training examples to calibrate with
 STAGES, STEPS = 5, 400  # of gradual pruning: prune, train, prune ...
+FIT_STEPS = 1_500  # of training on the calibration examples alone, in all
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,15 @@ class Arm:
     allocation : str
         As `prune` takes it.
     gradual : bool
-        Whether training follows each of several stages of pruning.
+        Whether it is done in several stages, with training after each.
+    on : {"", "calibration", "everything"}
+        What is trained on afterwards.
     """
 
     method: Any
     allocation: str = "global"
     gradual: bool = False
+    on: str = ""
 
 
 ARMS = {
@@ -48,6 +52,9 @@ ARMS = {
     "magnitude, uniform": Arm("magnitude", "uniform"),
     "fisher": Arm("fisher"),
     "chita": Arm("chita"),
+    # what labels alone do: chita learns from those of the calibration examples
+    "magnitude, fitted": Arm("magnitude", on="calibration"),
+    "magnitude, fitted in stages": Arm("magnitude", gradual=True, on="calibration"),
     "random": Arm("random", "uniform"),
     "magnitude, erk": Arm("magnitude", "erk"),
     "magnitude, lamp": Arm("magnitude", "lamp"),
@@ -57,11 +64,11 @@ ARMS = {
     "obs": Arm("obs"),
     "admm": Arm("admm"),
     "local-search": Arm("local-search"),
-    "gradual magnitude": Arm("magnitude", gradual=True),
-    "gradual fisher": Arm("fisher", gradual=True),
-    "gradual chita": Arm("chita", gradual=True),
+    "gradual magnitude": Arm("magnitude", gradual=True, on="everything"),
+    "gradual fisher": Arm("fisher", gradual=True, on="everything"),
+    "gradual chita": Arm("chita", gradual=True, on="everything"),
 }
-CLAIMED = tuple(ARMS)[:4]
+CLAIMED = tuple(ARMS)[:6]
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 CLAIMS = {
     "mlp": (("unstructured", "4x1"), (0.9, 0.95, 0.98)),
@@ -122,13 +129,13 @@ def run(cell: Row, toy: bool = False) -> Row:
         Test accuracy before and after, what was kept, and seconds of pruning.
     """
     name, seed, arm = cell["network"], cell["seed"], ARMS[cell["arm"]]
-    recipe, data = _train.RECIPES[name], _train.data(name)
-    model = _train.build(recipe).eval() if toy else _train.trained(name, seed)
+    data = _train.data(name)
+    model = _untrained(name) if toy else _train.trained(name, seed)
     dense = _train.score(name, model)
     samples = data.calibration(200 if toy else SAMPLES, BATCH, seed)
     stages = STAGES if arm.gradual else 1
     clock, trained = Clock(), Clock()
-    cpu = 0.0
+    cpu = train_cpu = 0.0
     for stage in range(1, stages + 1):
         # cubic in the stage: much at first, little near the end
         sparsity = cell["sparsity"] * (1 - (1 - stage / stages) ** 3)
@@ -148,10 +155,14 @@ def run(cell: Row, toy: bool = False) -> Row:
         except IncompatibleError as error:
             return {"error": str(error)}
         cpu += clock.cpu
-        if arm.gradual:
-            with trained:
+        with trained:
+            if arm.on == "everything":
                 steps = 5 if toy else STEPS
                 _train.fine_tune(name, model, report.masks, steps, seed + stage)
+            elif arm.on == "calibration":
+                steps = 5 if toy else FIT_STEPS // stages
+                _train.fit_to(model, samples, report.masks, steps, seed + stage)
+        train_cpu += trained.cpu
     return {
         "dense": dense,
         "accuracy": _train.score(name, model),
@@ -162,9 +173,16 @@ def run(cell: Row, toy: bool = False) -> Row:
         "nonzero": int(sum(_nonzero(model, layer.name) for layer in report.layers)),
         "weights": report.n_weights,
         "cpu": round(cpu, 3),
+        "train_cpu": round(train_cpu, 3),
         "recalibrated": len(report.recalibrated),
         "layers": {layer.name: layer.kept for layer in report.layers},
     }
+
+
+def _untrained(name: str) -> torch.nn.Module:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return _train.build(_train.RECIPES[name]).eval()
 
 
 def _nonzero(model: torch.nn.Module, name: str) -> int:

@@ -82,7 +82,8 @@ def test_feasible_not_worse_than_the_projection_and_no_trace(method, structure, 
     assert torch.equal(network.weights(), before)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
-    assert w.shape == before.shape and w.dtype == before.dtype
+    assert w.shape == before.shape
+    assert w.dtype == before.dtype
     assert at(1.0).contains(w)
     everything = network.n_samples  # fewer than are checked, so the same ones
     losses = []
@@ -93,7 +94,7 @@ def test_feasible_not_worse_than_the_projection_and_no_trace(method, structure, 
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_stages_beat_one_and_one_beats_magnitude(seed):
+def test_stages_beat_one_and_one_is_not_above_magnitude(seed):
     _, network = trained(seed)
     at = down_to(network, lambda shape: Cardinality(density=0.15).on(shape))
 
@@ -105,8 +106,9 @@ def test_stages_beat_one_and_one_beats_magnitude(seed):
     plain = loss_of(at(1.0).project(network.weights()))
     rng = np.random.default_rng(seed)
     one = CHITA(n_stages=1, n_refits=0).prune_network(network, at, rng, silent)
-    many = CHITA().prune_network(network, at, rng, silent)
-    assert loss_of(many) < loss_of(one) < plain
+    many = CHITA(n_refits=5).prune_network(network, at, rng, silent)
+    assert loss_of(many) < 0.9 * loss_of(one)
+    assert loss_of(one) <= plain
 
 
 def test_the_same_seed_gives_the_same_weights():
@@ -163,7 +165,8 @@ def test_flat_losses_and_steep_ones(method, scale):
             p.mul_(scale)
     at = down_to(network)
     w = METHODS[method].prune_network(network, at, np.random.default_rng(0), silent)
-    assert torch.isfinite(w).all() and at(1.0).contains(w)
+    assert torch.isfinite(w).all()
+    assert at(1.0).contains(w)
 
 
 def test_a_network_without_gradients():
@@ -186,6 +189,47 @@ def test_proposals_that_make_things_worse_are_refused():
     assert torch.equal(stages.run(at, 1, 2, lambda n, total: None), plain)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_short_steps_are_stretched_and_end_where_longer_ones_do_not_help(seed):
+    _, network = trained(seed)
+    everything = Cardinality(network.size).on((network.size,))
+    network.write(0.3 * network.weights())
+    w, seen = network.weights(), []
+
+    def short(model, structure):
+        seen.append(model.center - 1e-3 * model.value_and_gradient(model.center)[1])
+        return seen[-1]
+
+    def loss_of(x):
+        with network.restoring():
+            network.write(x)
+            return network.loss(network.n_samples, np.random.default_rng(0))
+
+    stages = Stages(network, short, 1.0, 400, 1, np.random.default_rng(0))
+    found = stages.run(lambda t: everything, 1, 0, lambda n, total: None)
+    length = float((found - w).norm() / (seen[-1] - w).norm())
+    assert length == pytest.approx(2 ** round(np.log2(length)), rel=1e-3)
+    assert length > 1
+    longer = loss_of(w + 2 * length * (seen[-1] - w))
+    assert loss_of(found) < loss_of(w + length / 2 * (seen[-1] - w))
+    assert length == 1024 or loss_of(found) <= longer * (1 + 1e-6)
+
+
+def test_a_network_that_overflows_on_the_way_gives_the_projection():
+    _, network = trained()
+    at = down_to(network)
+    plain = at(1.0).project(network.weights())
+    loss, calls = network.loss, []
+
+    def broken(n_rows, rng):
+        calls.append(n_rows)
+        return loss(n_rows, rng) if len(calls) == 1 else float("inf")
+
+    network.loss = broken
+    w = METHODS["chita"].prune_network(network, at, np.random.default_rng(0), silent)
+    assert torch.equal(w, plain)
+
+
 def test_weights_are_back_after_a_fault():
     _, network = trained()
     before = network.weights()
@@ -205,7 +249,8 @@ def test_each_stage_keeps_the_same_share(n_stages):
         return Cardinality(1000 - round(980 * t)).on((1000,))
 
     kept = [1000.0, *(1000 - 980 * t for t in fractions(structure_at, n_stages))]
-    assert len(kept) == n_stages + 1 and kept[-1] == 20
+    assert len(kept) == n_stages + 1
+    assert kept[-1] == 20
     shares = [b / a for a, b in itertools.pairwise(kept)]
     assert shares == pytest.approx([0.02 ** (1 / n_stages)] * n_stages)
 

@@ -244,7 +244,7 @@ def test_errors_are_those_behind_the_pruned_layers():
 
 @pytest.mark.parametrize("structure", ["unstructured", "4x1", "inputs"])
 def test_the_budget_follows_the_outputs_that_would_be_lost(structure):
-    """By the squares of weights times inputs, each layer's relative to all of its."""
+    """Squares of weights times inputs, against all that are not lower in the layer."""
     dense, batches = mlp(bias=False), pairs()
     model = copy.deepcopy(dense)
     report = prune(
@@ -255,10 +255,10 @@ def test_the_budget_follows_the_outputs_that_would_be_lost(structure):
     with torch.no_grad():
         for number in (0, 2, 4):
             inputs, weight = dense[:number](x), dense[number].weight
-            share = weight.square() * inputs.square().mean(dim=0)
+            lost = weight.square() * inputs.square().mean(dim=0)
             bound = STRUCTURES[structure].on(tuple(weight.shape))
-            atoms = bound.scores((share / share.sum()).sqrt())
-            everything += [(score, number) for score in atoms]
+            atoms = bound.scores(lost.sqrt())
+            everything += [(a / atoms[atoms >= a].sum(), number) for a in atoms]
     kept = sorted(everything, reverse=True)[: report.kept]
     counts = [sum(n == number for _, n in kept) for number in (0, 2, 4)]
     assert [layer.kept for layer in report.layers] == counts

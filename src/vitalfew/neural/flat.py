@@ -1,5 +1,4 @@
-"""All weights of a network as one vector, and the gradients of samples at any of them.
-"""
+"""All weights of a network as one vector, and the gradients of samples there."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -82,9 +81,7 @@ class FlatNetwork:
             Views.
         """
         if tuple(w.shape) != (self.size,):
-            raise ValueError(
-                f"w must have shape ({self.size},), got {tuple(w.shape)}"
-            )
+            raise ValueError(f"w must have shape ({self.size},), got {tuple(w.shape)}")
         sizes = [n_out * n_in for n_out, n_in in self.shapes]
         return {
             layer.name: part.reshape(shape)
@@ -138,8 +135,8 @@ class FlatNetwork:
 
         Notes
         -----
-        n p numbers, and the chunk of `per_sample_gradients`: 1.1 GB in float32 for 1,000
-        gradients of 270,000 weights.
+        n p numbers, and the chunk of `per_sample_gradients`: 1.1 GB in float32 for
+        1,000 gradients of 270,000 weights.
         """
         check_count("n_rows", n_rows, 1)
         check_count("per_row", per_row, 1)
@@ -183,7 +180,7 @@ class FlatNetwork:
         return total / len(drawn)
 
     def _picked(self, drawn: np.ndarray) -> Iterator[object]:
-        """Yield the parts of the batches that hold some samples, by ascending number."""
+        """Yield the parts of the batches that hold some samples, in their order."""
         ends = np.cumsum(self.counts)
         bounds = np.searchsorted(drawn, np.concatenate(([0], ends)))
         for number, batch in enumerate(self.batches):

@@ -19,7 +19,6 @@ from vitalfew.neural.batches import (
     loss_of,
     moved,
     n_samples,
-    split,
 )
 from vitalfew.neural.layers import Layer
 from vitalfew.neural.modes import device_of, evaluating
@@ -112,7 +111,7 @@ def mean_squares(
     Two numbers of memory for each weight, and the chunk of `per_sample_gradients`.
     """
     total = [
-        torch.zeros_like(layer.parameter, dtype=float_type([layer]), requires_grad=False)
+        torch.zeros_like(layer.parameter.detach(), dtype=float_type([layer]))
         for layer in layers
     ]
     n = 0

@@ -11,6 +11,7 @@ from vitalfew._arrays import (
     is_array_api_obj,
     least_eigenvalue,
     namespace,
+    precision,
     put,
     solve_posdef,
     take,
@@ -160,16 +161,16 @@ class Fisher(BaseObjective):
             A = A.columns(ids)
             G = A.gram(self.w) + D[:, None] * eye(k, D)
             return -solve_posdef(G, A.rmatvec(r) + pull)
-        # (A'A/n + D)^-1 (A'r + p), by n equations; without damping the shortest move
+        # (A'A/n + D)^-1 (A'r + p), by n equations
         if inverted:
             scale, shift = 1 / D, float(n)
             K = self._kernel(ids, scale)
         else:
             scale, shift = 0 * D + 1.0, n * self.ridge
             K = self.products(ids)
-        K = K + shift * eye(n, D)
         moved = A.matvec(put(self.shape[0], ids, scale * pull))
-        y = solve_posdef(K, n * r - moved)
+        b = n * r - moved
+        y = solve_posdef(K + shift * eye(n, D), b) if shift else _least_norm(K, b)
         return -scale * (take(A.rmatvec(y), ids) + pull)
 
     def _damping(self, ids: Ints) -> Array:
@@ -181,7 +182,7 @@ class Fisher(BaseObjective):
         n = self.design.shape[0]
         K, step = zeros((n, n), self.like), max(1, CHUNK // n)
         for begin in range(0, len(ids), step):
-            some = slice(begin, begin + step)
+            some = slice(begin, min(begin + step, len(ids)))
             A = self.design.columns(ids[some]).dense()
             K = K + (A * scale[some]) @ A.T
         return K
@@ -300,3 +301,13 @@ class Fisher(BaseObjective):
         if isinstance(span, Whole):
             return np.arange(self.shape[0])
         raise TypeError(f"span must be one of coordinates, got {type(span).__name__}")
+
+
+def _least_norm(K: Array, b: Array) -> Array:
+    """Least squares solution of least norm; `solve_posdef` weighs the equations."""
+    xp = namespace(K)
+    values, vectors = xp.linalg.eigh(K)
+    largest = float(xp.max(xp.abs(values)))
+    kept = values > 10 * K.shape[0] * precision(K) * largest
+    inverse = xp.where(kept, 1 / xp.where(kept, values, 1 + 0 * values), 0 * values)
+    return vectors @ (inverse * (vectors.T @ b))

@@ -70,8 +70,10 @@ def prune(
         Batches: tensors of inputs, pairs of inputs and targets, or mappings of
         arguments. Methods that use gradients need targets. A few hundred samples do.
     allocation : str or Allocation, default="global"
-        How the budget is divided among layers: ``"uniform"``, ``"global"`` (by score),
-        ``"erk"``, ``"lamp"`` or ``"dynamic-programme"``. Without effect on `NM`.
+        How the budget is divided among layers: ``"uniform"``, ``"global"`` (by score;
+        reconstructions compare what is lost with what its layer keeps, as ``"lamp"``
+        does), ``"erk"``, ``"lamp"`` or ``"dynamic-programme"``. Without effect on `NM`.
+        In transformers ``"uniform"`` and ``"erk"`` are the better ones.
     include, exclude : str or sequence of str, optional
         Patterns (`fnmatch`) on full names of modules.
     recalibrate : bool, default=True

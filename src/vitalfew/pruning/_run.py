@@ -31,6 +31,7 @@ from vitalfew.pruning._contracts import (
 )
 from vitalfew.pruning._progress import Finished
 from vitalfew.pruning._report import LayerReport, picture
+from vitalfew.pruning.allocation import LAMP, Global
 from vitalfew.pruning.criteria import Magnitude, Wanda
 from vitalfew.pruning.reconstruction._layer import relative_error
 from vitalfew.structures import Cardinality, Joint
@@ -121,7 +122,6 @@ class Run:
         guide = self._guide(method)
         scores = {
             target.layer.name: self._scores(Wanda(), target, guide)
-            / _energy(target, guide[target.layer.name])
             for target in self.targets
         }
 
@@ -129,7 +129,10 @@ class Run:
             """Return a layer pruned on the inputs that the dense model gives."""
             return self._rebuilt(method, guide[target.layer.name], target, count)
 
-        counts = self._counts(scores, alone)
+        # outputs of different layers have no unit in common: compare what is lost with
+        # what its layer still has
+        rule = LAMP() if isinstance(self.allocation, Global) else self.allocation
+        counts = self._counts(scores, alone, rule)
         count_of = {
             target.layer.name: (target, count)
             for target, count in zip(self.targets, counts, strict=True)
@@ -294,7 +297,10 @@ class Run:
         return found
 
     def _counts(
-        self, scores: dict[str, Tensor], pruned: Callable[[Target, int], Tensor]
+        self,
+        scores: dict[str, Tensor],
+        pruned: Callable[[Target, int], Tensor],
+        allocation: Allocation | None = None,
     ) -> list[int]:
         """How many atoms each layer keeps."""
         if self.targets[0].fixed:
@@ -315,7 +321,7 @@ class Run:
             )
             for target in self.targets
         ]
-        counts = self.allocation.counts(parts, total)
+        counts = (allocation or self.allocation).counts(parts, total)
         return [int(count) for count in counts]
 
     def _increase(
@@ -384,13 +390,6 @@ def _between(target: Target, count: int, t: float) -> Any:
     if not hasattr(bound, "m"):
         return bound
     return bound.widened((bound.m - t * (bound.m - bound.n)) / bound.n)
-
-
-def _energy(target: Target, statistics: Statistics) -> float:
-    """Root of the mean squared output of a layer, as if inputs did not mix."""
-    weight = _floating(target.layer.weight)
-    square = float(torch.sum(statistics.get("input_square") * weight * weight))
-    return square**0.5 if square > 0 else 1.0
 
 
 def _floating(weight: Tensor) -> Tensor:

@@ -85,17 +85,19 @@ class Stages:
             A point of ``structure_at(1.0)``, of no greater measured loss than the
             projection of the weights at the start.
         """
-        last, total = structure_at(1.0), n_stages + n_refits
+        last = structure_at(1.0)
         with self.network.restoring():
             w = self.network.weights()
             plain = last.project(w)
-            plain_loss = loss = self._loss(plain)
-            for number, t in enumerate(fractions(structure_at, n_stages)):
-                report(number, total)
-                w, loss = self._stage(w, last if t == 1 else structure_at(t))
-            for number in range(n_stages, total):
-                report(number, total)
-                w, loss = self._stage(w, last)
+            plain_loss, loss = self._loss(plain), 0.0
+            ways = [*fractions(structure_at, n_stages), *([1.0] * n_refits)]
+            for number, t in enumerate(ways):
+                report(number, len(ways))
+                structure = last if t == 1 else structure_at(t)
+                if math.isinf(loss):  # there are no gradients
+                    w = structure.project(w)
+                else:
+                    w, loss = self._stage(w, structure)
         return w if loss <= plain_loss else plain
 
     def _stage(self, w: Tensor, structure: Any) -> tuple[Tensor, float]:

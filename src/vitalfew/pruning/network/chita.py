@@ -40,7 +40,7 @@ class CHITA(NetworkMethod):
     n_refits : int, default=10
         Stages after them.
     n_samples : int, default=1000
-        Gradients of a quadratic; drawn anew for each, fewer where there are not so many.
+        Gradients of a quadratic, drawn anew for each; fewer where there are fewer.
     per_row : int, default=1
         Samples whose mean gradient makes one row of A.
     solver : Solver, default=IHT()
@@ -50,14 +50,15 @@ class CHITA(NetworkMethod):
 
     Notes
     -----
-    The damping :math:`\lambda` needs no setting: three are tried in each stage (four
-    in the first), and the one whose answer has the least loss on 2,000 samples is
-    taken; where none lowers the loss, weights are only removed. A stage costs n
-    gradients, O(n^2 k) for k weights kept, and about 30 passes over A. Memory: n p
-    numbers, and 64 MB.
+    The damping :math:`\lambda` needs no setting: from that of the stage before, larger
+    and smaller ones are tried, three or more, and the one whose answer has the least
+    loss on 2,000 samples is taken; then the step is doubled while that loss falls.
+    Where nothing lowers it, weights are only removed, and the answer is never above the
+    projection of the trained weights. A stage costs n gradients, O(n^2 k) for k weights
+    kept, and about 100 passes over A. Memory: n p numbers, and some 200 MB.
 
-    Departures from [1]_: the engine's step sizes and refits instead of its line search
-    and coordinate descent; the damping is chosen by the loss.
+    Departures from [1]_: step sizes and refits are the engine's; damping and length of
+    the step are chosen by the loss; stages after the last removal.
 
     References
     ----------

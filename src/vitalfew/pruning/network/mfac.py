@@ -47,11 +47,12 @@ class MFAC(NetworkMethod):
     -----
     Nothing of size p x p: the inverse is that of an n x n matrix, by the identity of
     Woodbury. A stage costs n gradients and O(n^2 p) for each of the dampings
-    :math:`\lambda` that are tried, three or four; the one whose answer has the least
-    loss on 2,000 samples is taken. Memory: n p numbers, and some 200 MB.
+    :math:`\lambda` that are tried, three or more; the one whose answer has the least
+    loss on 2,000 samples is taken, and the step doubled while that falls. Memory: n p
+    numbers, and some 200 MB; on devices with double precision.
 
-    Departures from [1]_: scores and update see all weights, not blocks of them; the
-    damping is chosen by the loss.
+    Departures from [1]_: scores and update see all weights, not blocks of them; damping
+    and length of the step are chosen by the loss.
 
     References
     ----------
@@ -140,7 +141,7 @@ def root_of_costs(model: Fisher, structure: Any) -> Tensor:
 
 
 def _alike(support: Coordinates, n: int) -> Iterator[tuple[Ints, int]]:
-    """Yield coordinates of atoms of one size, as many as memory allows, and the size."""
+    """Yield coordinates of some atoms of one size, and the size."""
     starts = support.starts[:-1]
     for size in np.unique(support.sizes):
         m = int(size)

@@ -41,7 +41,7 @@ class ADMM(Reconstruction):
         Share of the mean of the Hessian's diagonal added to it.
     rho : float, default=0.1
         Penalty to start with; the diagonal of S is one.
-    growth : float, default=1.3
+    growth : float, default=1.4
         Factor of the penalty after every third iteration; nearer to one is slower and
         ends lower.
     tol : float, default=0.002
@@ -52,7 +52,7 @@ class ADMM(Reconstruction):
 
     Notes
     -----
-    In each of about 30 iterations a product of (n_out, n_in) and (n_in, n_in) matrices,
+    In each of about 25 iterations a product of (n_out, n_in) and (n_in, n_in) matrices,
     in every third also an inverse, O(n_in^3); then the refit. The problem is not
     convex: the answer is a local minimum, no worse than the projection of the scaled
     weights, which is the best where inputs are uncorrelated. Where there are few atoms,
@@ -75,12 +75,12 @@ class ADMM(Reconstruction):
 
     damping: float = 0.01
     rho: float = 0.1
-    growth: float = 1.3
+    growth: float = 1.4
     tol: float = 2e-3
     max_iter: int = 300
 
     name: ClassVar[str] = "admm"
-    cost: ClassVar[str] = "10 n_in³ + 60 n_out n_in², and the refit"
+    cost: ClassVar[str] = "8 n_in³ + 50 n_out n_in², and the refit"
     use: ClassVar[str] = "the lowest error of a layer for any structure; the default"
 
     def __post_init__(self) -> None:
