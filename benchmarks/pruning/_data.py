@@ -172,7 +172,7 @@ def _found(name: str) -> Dataset:
 
 
 def _labels(columns: dict[str, Any]) -> Tensor:
-    return torch.from_numpy(columns["label"]).long()
+    return torch.from_numpy(columns["label"].astype("int64"))
 
 
 def _images(x: Tensor, x_test: Tensor, arrays: dict[str, Any]) -> Data:

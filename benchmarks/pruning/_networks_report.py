@@ -30,8 +30,9 @@ COLOURS = {
 
 INTRODUCTION = """\
 Three networks of each kind are trained from the real data with different seeds and
-pruned to the same number of weights, or blocks, with the same training examples
-to calibrate with, 10,000 of MNIST and 2,000 of CIFAR-10. Batch norms are estimated again on these examples in every arm.
+pruned to the same number of weights, or blocks, with the same training examples to
+calibrate with, 10,000 of MNIST and 2,000 of CIFAR-10. Batch norms are estimated again
+on these examples in every arm.
 Numbers are mean test accuracies in per cent, with the least and the greatest in
 brackets; CPU seconds include training. *magnitude*, *fisher* (diagonal) and *random*
 keep the weights as they were; *obs*, *admm* and *local-search* change the kept ones by
