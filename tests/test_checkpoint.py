@@ -436,7 +436,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(stored, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("vitalfew._checkpoint.os.replace", fail)
+    monkeypatch.setattr("vitalfew._disk.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         run_on(stored)
     assert stored.read_bytes() == before

@@ -1,16 +1,14 @@
-"""Run records: plain data, written whole or not at all."""
+"""Run records: plain data that come back from JSON as they were."""
 
 import json
 import math
-import os
-import stat
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitalfew.records import FORMAT, RunRecord, write_atomically, write_together
+from vitalfew.records import FORMAT, RunRecord
 
 plain = st.recursive(
     st.none()
@@ -81,53 +79,3 @@ def test_half_characters_survive_as_escapes():
     text = record.to_json()
     text.encode("utf-8")
     assert RunRecord.from_json(text) == record
-
-
-def test_files_are_written_all_or_none(tmp_path):
-    (tmp_path / "a").write_text("old")
-    with pytest.raises(OSError, match="nowhere"):
-        write_together({tmp_path / "a": "new", tmp_path / "nowhere" / "b": "new"})
-    with pytest.raises(UnicodeEncodeError):
-        write_together({tmp_path / "a": "new", tmp_path / "b": "\ud800"})
-    assert (tmp_path / "a").read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
-def test_files_are_as_private_as_the_user_wants(tmp_path):
-    before = os.umask(0o077)
-    try:
-        write_atomically(tmp_path / "run.json", "x")
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "run.json").stat().st_mode) == 0o600
-
-
-def test_written_whole(tmp_path):
-    path = tmp_path / "run.json"
-    write_atomically(path, "first ü")
-    write_atomically(path, "second ü")
-    assert path.read_text(encoding="utf-8") == "second ü"
-    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
-
-
-def test_a_failed_write_changes_nothing(tmp_path, monkeypatch):
-    path = tmp_path / "run.json"
-    write_atomically(path, "first")
-
-    def fail(*args):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("vitalfew.records.os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, "second")
-    monkeypatch.undo()
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "\ud800")
-    assert path.read_text() == "first"
-    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
-
-
-def test_a_missing_folder_is_an_error(tmp_path):
-    with pytest.raises(OSError, match="nowhere"):
-        write_atomically(tmp_path / "nowhere" / "run.json", "x")

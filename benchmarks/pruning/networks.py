@@ -206,13 +206,27 @@ def main(given: list[str] | None = None) -> int:
     """
     parser = arguments(__doc__, "pruning_networks.jsonl")
     parser.add_argument("--full", action="store_true", help="all patterns and arms")
+    parser.add_argument(
+        "--networks", nargs="+", choices=tuple(CLAIMS), help="only these"
+    )
+    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), help="only these")
+    parser.add_argument("--seeds", nargs="+", type=int, help="only these")
     options = parse(parser, given)
     results = Results(options.results)
     left = 0
     if not options.report_only:
         seeds = (0,) if options.toy else _train.SEEDS
+        wanted = {
+            name: asked
+            for name in ("network", "arm", "seed")
+            if (asked := getattr(options, f"{name}s"))
+        }
         left = carry_out(
-            cells(len(seeds), options.full),
+            [
+                cell
+                for cell in cells(len(seeds), options.full)
+                if all(cell[name] in asked for name, asked in wanted.items())
+            ],
             lambda cell: run(cell, options.toy),
             results,
             options.budget_minutes,

@@ -6,10 +6,10 @@ Which class a record has is never read from the file.
 """
 
 import hashlib
+import io
 import json
 import math
 import os
-import tempfile
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from vitalfew._arrays import as_array, is_array_api_obj, to_host, zeros
+from vitalfew._disk import write_atomically
 from vitalfew.contracts import Fit
 from vitalfew.supports import Whole
 
@@ -62,16 +63,9 @@ def save(path: Path, mark: str, state: Any, extra: dict[str, Any]) -> None:
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     tree = {"fingerprint": mark, "extra": extra, "state": _pack(state, arrays)}
     text = np.frombuffer(json.dumps(tree).encode(), np.uint8)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, tree=text, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    file = io.BytesIO()
+    np.savez(file, tree=text, **arrays)  # type: ignore[arg-type]
+    write_atomically(path, file.getvalue())
 
 
 def load(path: Path, mark: str) -> tuple[dict[str, Any], Any]:

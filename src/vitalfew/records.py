@@ -4,11 +4,7 @@ A command writes one `RunRecord`; a report is drawn from it and from nothing els
 """
 
 import json
-import os
-import secrets
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 FORMAT = "vitalfew-run/1"
@@ -80,51 +76,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and (value != value or value in (1e999, -1e999)):
         return None
     return value
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it.
-
-    Parameters
-    ----------
-    path : Path
-        Where it goes; the folder must exist.
-    text : str
-        What it holds, as UTF-8.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; nothing is left behind, and what stood there stays.
-    """
-    write_together({path: text})
-
-
-def write_together(texts: Mapping[Path, str]) -> None:
-    """Write text files under temporary names, and rename them once all are whole.
-
-    Parameters
-    ----------
-    texts : mapping of Path to str
-        Where each goes, and what it holds, as UTF-8; the folders must exist.
-
-    Raises
-    ------
-    OSError
-        If one cannot be written; nothing is left behind, and what stood there stays.
-    """
-    waiting: list[tuple[Path, Path]] = []
-    try:
-        for path, text in texts.items():
-            name = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-            with open(name, "x", encoding="utf-8") as file:
-                waiting.append((name, path))
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        while waiting:
-            os.replace(*waiting[0])
-            del waiting[0]
-    finally:
-        for name, _ in waiting:
-            name.unlink(missing_ok=True)

@@ -215,6 +215,15 @@ def test_what_was_pruned_can_be_pruned_again(models, tmp_path):
     assert second.results["bytes_after"] < second.results["bytes_before"]
 
 
+def test_a_layer_that_shares_its_weight_with_an_embedding_is_named(models, tmp_path):
+    out = tmp_path / "out"
+    words = ("--sparsity", "0.5", "--include", "lm_head", "--out", out, "--quiet")
+    result = run("prune", models / "gpt2", *words)
+    assert result.exit_code == 0, result.stderr
+    record = RunRecord.from_json((out / "result.json").read_text())
+    assert [layer["name"] for layer in record.results["layers"]] == ["lm_head"]
+
+
 def test_include_and_exclude(models, tmp_path):
     record, _, _ = pruned(
         models / "bert",
@@ -395,6 +404,15 @@ def test_damaged_calibration(models, tmp_path, name, content, message):
     path.write_bytes(content)
     said, _ = fails(models / "gpt2", "--sparsity", "0.5", "--calibration", path)
     assert message in said
+
+
+def test_arrays_that_unpack_to_far_more_than_their_file(models, tmp_path, monkeypatch):
+    monkeypatch.setattr("vitalfew.cli._calibration.MOST_BYTES", 100_000)
+    np.savez_compressed(tmp_path / "a.npz", input_ids=np.zeros((2000, 50), np.int64))
+    words = ("--sparsity", "0.5", "--calibration", tmp_path / "a.npz")
+    said, hint = fails(models / "gpt2", *words)
+    assert "unpack to" in said
+    assert "numpy.savez" in hint
 
 
 def test_a_label_that_the_model_does_not_know(models, tmp_path):

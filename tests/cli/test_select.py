@@ -1005,6 +1005,7 @@ def test_kill_while_writing_leaves_no_partial_file(tmp_path):
     """Killed at any moment of the writing, a file is whole or not there."""
     code = (
         "import sys; from pathlib import Path; from vitalfew.records import *\n"
+        "from vitalfew._disk import write_atomically\n"
         "record = RunRecord(kind='x', created='now', data={'a': list(range(200000))})\n"
         "text = record.to_json()\n"
         "print('ready', flush=True)\n"

@@ -19,8 +19,8 @@ METHODS = {
     "chita": CHITA(n_stages=4, n_refits=2, n_samples=60),
     "chita, one stage": CHITA(n_stages=1, n_refits=0, n_samples=60),
     "chita, groups, htp": CHITA(n_stages=3, n_refits=1, per_row=4, solver=HTP()),
-    "mfac": MFAC(n_samples=60),
-    "mfac, stages": MFAC(n_stages=3, n_samples=60, first_order=True),
+    "mfac, one stage": MFAC(n_stages=1, n_samples=60, first_order=False),
+    "mfac, stages": MFAC(n_stages=3, n_samples=60),
 }
 STRUCTURES = {
     "unstructured": lambda shape: Cardinality(density=0.2).on(shape),

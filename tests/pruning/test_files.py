@@ -379,6 +379,28 @@ def test_a_link_to_a_folder_is_followed(tmp_path):
     check_same(model, load(tmp_path / "m", mlp))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="has no umask")
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_files_may_be_read_by_those_whom_the_umask_lets(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        save(prune(mlp(), 0.1), tmp_path / "m")
+        (tmp_path / "m" / "plain").write_text("as others are written")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "m").iterdir()}
+    assert modes.keys() == {"packed.safetensors", "recipe.json", "plain"}
+    assert set(modes.values()) == {modes["plain"]}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no modes")
+def test_a_private_folder_stays_private(tmp_path):
+    (tmp_path / "m").mkdir(mode=0o700)
+    for overwrite in (False, True):
+        save(mlp(), tmp_path / "m", overwrite=overwrite)
+        assert (tmp_path / "m").stat().st_mode & 0o777 == 0o700
+
+
 def test_a_relative_path_and_new_parents(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = mlp()
@@ -631,6 +653,23 @@ def test_truncated_weights(damaged, keep):
     path.write_bytes(data[: int(keep * len(data)) if 0 < keep < 1 else keep])
     with pytest.raises(DataError, match=r"packed\.safetensors"):
         load(damaged, Net)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes")
+@pytest.mark.parametrize("name", ["recipe.json", "config.json"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path, transformers, name):
+    save(bert(transformers), tmp_path / "m")
+    (tmp_path / "m" / name).unlink()
+    os.mkfifo(tmp_path / "m" / name)
+    with pytest.raises(ValueError, match=r"recipe\.json|build must be given"):
+        load(tmp_path / "m")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes")
+def test_a_pipe_is_no_configuration(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(DataError, match=r"config\.json cannot be read"):
+        read(tmp_path)
 
 
 def test_missing_and_strange_weights(damaged):
@@ -905,6 +944,10 @@ def configured(transformers, folder, **changes):
         {"architectures": "BertModel"},
         {"attn_implementation": "someone/kernels"},
         {"sub": {"_attn_implementation": {"": "someone/kernels@main"}}},
+        {"sub": {"trust_remote_code": True}},
+        {"sub": {"attribute_map": {"auto_map": "other"}}},
+        {"backbone": "someone/model"},
+        {"backbone": "./model"},
         {"quantization_config": {"quant_method": "bitsandbytes"}},
         {"hidden_size": -1},
         {"num_hidden_layers": 10**9},
@@ -938,6 +981,26 @@ def test_code_in_a_folder_is_not_run(tmp_path, transformers):
     config["architectures"] = ["BertForMaskedLM"]
     (folder / "config.json").write_text(json.dumps(config))
     assert type(read(folder)) is transformers.BertForMaskedLM
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_that_a_part_of_a_configuration_names_is_not_run(
+    tmp_path, transformers, monkeypatch
+):
+    part = {"auto_map": {"AutoBackbone": "evil.Evil"}, "name_or_path": str(tmp_path)}
+    folder = configured(
+        transformers,
+        tmp_path,
+        architectures=["DepthAnythingForDepthEstimation"],
+        model_type="depth_anything",
+        backbone_config={"model_type": "bert", **part},
+    )
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *said: asked.append(said) or "y")
+    with pytest.raises(DataError):
+        read(folder)
+    assert not asked
     assert not (tmp_path / "ran").exists()
 
 

@@ -667,6 +667,59 @@ def test_a_broken_checkpoint_is_told(tmp_path):
     assert (other / "thesis.txt").exists()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda matrix: matrix[:3],
+        lambda matrix: matrix.reshape(-1),
+        lambda matrix: matrix[..., None],
+        lambda matrix: torch.tensor(0.0),
+        lambda matrix: matrix.to(torch.int64),
+    ],
+)
+def test_a_finished_layer_of_another_form_is_told(tmp_path, change):
+    from safetensors.torch import load_file, save_file
+
+    from vitalfew.exceptions import DataError
+
+    model, before = mlp(), state(mlp())
+    options = {"method": "obs", "calibration": pairs(), "checkpoint": tmp_path / "at"}
+    with pytest.raises(KeyboardInterrupt):
+        prune(
+            model,
+            Cardinality(density=0.3),
+            progress=Interrupting(3, KeyboardInterrupt),
+            **options,
+        )
+    file = next((tmp_path / "at").glob("*.layer"))
+    stored = load_file(file)
+    save_file(stored | {"matrix": change(stored["matrix"]).clone()}, file)
+    with pytest.raises(DataError, match="remove it to prune"):
+        prune(model, Cardinality(density=0.3), **options)
+    assert same(model, before)
+
+
+def test_files_that_a_killed_run_was_writing_do_not_matter(tmp_path):
+    folder = tmp_path / "layers"
+    folder.mkdir()
+    (folder / ".run.json.01234567.tmp").write_text('{"lay')
+    options = {"method": "obs", "calibration": pairs(), "checkpoint": folder}
+    prune(mlp(), Cardinality(density=0.3), **options)
+    assert not folder.exists()
+
+
+def test_a_layer_that_was_pruned_because_it_was_named_is_counted():
+    model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 4), nn.Linear(4, 8))
+    model[2].weight = model[0].weight
+    report = prune(model, Cardinality(density=0.5), include="2")
+    assert [layer.name for layer in sparsity_report(model).layers] == ["1"]
+    counted = sparsity_report(model, report=report).layers
+    assert [layer.name for layer in counted] == ["1", "2"]
+    assert counted[1].n_nonzero == report.n_nonzero == 16
+    other = nn.Sequential(nn.Linear(4, 4))
+    assert len(sparsity_report(other, report=report).layers) == 1
+
+
 def test_few_samples_are_told():
     report = prune(
         mlp(),

@@ -16,6 +16,7 @@ from vitalfew.study._hints import data_error
 SAMPLES, LENGTH = 128, 512  # sequences of a text, and tokens in each
 MOST_CHARACTERS = 32  # of a text, for each token that is wanted
 MOST_BYTES = 1 << 31  # of a text, unpacked
+MOST_COMPRESSED = 16  # how often its file arrays may be that are larger than that
 KINDS = "a text (.txt, .txt.gz), or arrays (.npz, .safetensors)"
 
 
@@ -327,6 +328,12 @@ def _from_npz(raw: bytes) -> dict[str, Any]:
 
     found = {}
     with np.load(io.BytesIO(raw), allow_pickle=False) as file:
+        size = sum(member.file_size for member in file.zip.infolist())
+        if size > max(MOST_BYTES, MOST_COMPRESSED * len(raw)):
+            raise data_error(
+                f"--calibration: {len(raw):,} bytes unpack to {size:,}",
+                "write it with numpy.savez, or take a part of it",
+            )
         for name in file.files:
             array = file[name]
             if array.dtype.kind not in "biuf":

@@ -4,10 +4,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from vitalfew.records import RunRecord, write_together
+from vitalfew._disk import alone, write_together
+from vitalfew.records import RunRecord
 from vitalfew.study._hints import data_error
 
 NAMES = ("result.json", "report.html")
@@ -122,24 +123,8 @@ def write(record: RunRecord, folder: Path, overwrite: bool) -> None:
     finally:  # a record is not lost with its report
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _alone(folder):
+            with alone(folder):  # so that both files are of one run
                 _refuse_earlier(folder, overwrite)
                 write_together(texts)
         except OSError as error:
             raise _unwritable(folder, error) from error
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Make other processes wait, so that two files in a folder are of one run."""
-    handle = None
-    with suppress(ImportError, OSError):  # not on Windows, nor on every network
-        import fcntl
-
-        handle = os.open(folder, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)

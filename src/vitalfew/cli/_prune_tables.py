@@ -58,11 +58,12 @@ def _layers(results: dict[str, Any]) -> Table:
 
 def _counted(results: dict[str, Any]) -> str:
     layers = len(results["layers"])
+    measured = any(layer["error"] is not None for layer in results["layers"])
+    errors = "; error: |XW - XV|² / |XW|² of the outputs on the calibration data"
     return (
         f"{results['method']}, allocation {results['allocation']}; sparsity is counted "
         f"over the {results['n_weights']:,} weights of {layers} "
-        f"layer{'' if layers == 1 else 's'}; error: |XW - XV|² / |XW|² of the outputs "
-        "on the calibration data"
+        f"layer{'' if layers == 1 else 's'}{errors if measured else ''}"
     )
 
 

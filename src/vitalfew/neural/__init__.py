@@ -2,7 +2,7 @@
 
 from vitalfew.neural.batches import Batches, LossFunction, as_batches, loss_of, run
 from vitalfew.neural.layers import Layer, prunable_layers
-from vitalfew.neural.modes import evaluating
+from vitalfew.neural.modes import evaluating, same_random_state
 from vitalfew.neural.movement import MovementSums
 from vitalfew.neural.statistics import Statistics, collect
 
@@ -18,4 +18,5 @@ __all__ = [
     "loss_of",
     "prunable_layers",
     "run",
+    "same_random_state",
 ]

@@ -167,17 +167,17 @@ def _watched(moments: Sequence[_Moments]) -> Iterator[None]:
     """Let layers normalise by each batch and add it up, their statistics untouched."""
     momenta = [each.module.momentum for each in moments]
     with ExitStack() as hooks:
-        for each in moments:
-
-            def before(
-                module: Any, args: Any, named: Any, each: _Moments = each
-            ) -> None:
-                module.training = each.see(*args, *named.values())
-
-            each.module.momentum = 0.0
-            handle = each.module.register_forward_pre_hook(before, with_kwargs=True)
-            hooks.callback(handle.remove)
         try:
+            for each in moments:
+
+                def before(
+                    module: Any, args: Any, named: Any, each: _Moments = each
+                ) -> None:
+                    module.training = each.see(*args, *named.values())
+
+                each.module.momentum = 0.0
+                handle = each.module.register_forward_pre_hook(before, with_kwargs=True)
+                hooks.callback(handle.remove)
             yield
         finally:
             for each, momentum in zip(moments, momenta, strict=True):

@@ -53,9 +53,12 @@ def as_batches(calibration: Iterable[Any]) -> Batches:
 
 
 def run(model: torch.nn.Module, batch: Any) -> Any:
-    """Return what a model makes of the inputs of a batch, on the model's device."""
+    """Return what a model makes of the inputs of a batch, on the model's device.
+
+    The model gets copies: some write into their inputs, and batches are used again.
+    """
     inputs, _ = split(batch)
-    inputs = moved(inputs, device_of(model))
+    inputs = moved(inputs, device_of(model), copy=True)
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
@@ -103,7 +106,16 @@ def loss_of(
     if loss is not None:
         return loss(output, targets).mean()
     if targets.is_floating_point():
+        if targets.shape != logits.shape:  # (n,) and (n, 1) would make n x n
+            long = [[n for n in x.shape if n != 1] for x in (logits, targets)]
+            if long[0] != long[1]:
+                raise ValueError(
+                    f"targets must have the shape of the outputs {tuple(logits.shape)}"
+                    f", got {tuple(targets.shape)}; or give a loss=..."
+                )
+            targets = targets.reshape(logits.shape)
         return functional.mse_loss(logits, targets)
+    targets = targets.long()
     if logits.ndim > 2 and logits.shape[:-1] == targets.shape:  # classes are last
         logits, targets = logits.flatten(0, -2), targets.flatten()
     return functional.cross_entropy(logits, targets)
@@ -123,14 +135,14 @@ def split(batch: Any) -> tuple[Any, Any]:
     return batch, None
 
 
-def moved(thing: Any, device: torch.device) -> Any:
+def moved(thing: Any, device: torch.device, copy: bool = False) -> Any:
     """Return tensors, or what holds them, on a device."""
     if isinstance(thing, torch.Tensor):
-        return thing.to(device)
+        return thing.to(device, copy=copy)
     if isinstance(thing, Mapping):
-        return {name: moved(value, device) for name, value in thing.items()}
+        return {name: moved(value, device, copy) for name, value in thing.items()}
     if isinstance(thing, tuple | list):
-        return type(thing)(moved(value, device) for value in thing)
+        return type(thing)(moved(value, device, copy) for value in thing)
     return thing
 
 

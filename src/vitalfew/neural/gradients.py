@@ -146,9 +146,9 @@ class SampleGradients:
     `torch.func.vmap` runs many samples together. It cannot run models that look at the
     numbers they compute (``.item()``, ``if x.sum() > 0``, masks built from the data),
     that write into tensors they did not make, that draw random numbers in evaluation
-    mode, or whose operations lack a rule for it (some recurrent layers, custom autograd
-    functions); these are run sample by sample from the first failure on, with the same
-    answer.
+    mode, or whose operations lack a rule for it (custom autograd functions, the masks
+    of Hugging Face transformers); these are run sample by sample from the first failure
+    on, with the same answer.
     """
 
     def __init__(

@@ -195,7 +195,8 @@ def prunable_layers(
     Returns
     -------
     list of Layer
-        In the order of the model; a shared weight is one layer.
+        In the order of the model; a shared weight is one layer, and left dense if a
+        module that has it is excluded.
     dict of str to str
         Modules with a weight matrix that are left dense, each with the reason.
 
@@ -212,15 +213,20 @@ def prunable_layers(
                 f"no module matches {pattern!r}; names are like "
                 f"{', '.join(repr(n) for n in names[1:4]) or 'none'}"
             )
-    holders: dict[int, list[nn.Module]] = {}
-    embedded: set[int] = set()
-    for module in model.modules():
+    holders: dict[Any, list[nn.Module]] = {}
+    embedded: set[Any] = set()
+    refused: dict[Any, str] = {}  # by the weight, the excluded module that has it
+    for name, module in model.named_modules():
         weight = module._parameters.get("weight")
         if weight is not None:
-            holders.setdefault(id(weight), []).append(module)
+            held = _memory(weight)
+            holders.setdefault(held, []).append(module)
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-                embedded.add(id(weight))
+                embedded.add(held)
+            if any(fnmatchcase(name, p) for p in unwanted):
+                refused.setdefault(held, name)
     layers: list[Layer] = []
+    found: set[Any] = set()
     left: dict[str, str] = {}
     for name, module in model.named_modules():
         reason = _reason_against(module)
@@ -233,20 +239,23 @@ def prunable_layers(
             left[name] = "excluded"
         elif reason is not None:
             left[name] = reason
-        elif id(module.weight) in embedded and not said:
+        elif (held := _memory(module.weight)) in refused:
+            left[name] = f"its weight is that of {refused[held]!r}, which is excluded"
+        elif held in embedded and not said:
             left[name] = (
                 "its weight is an embedding's too; name it in include= to prune"
             )
-        elif any(module.weight is layer.parameter for layer in layers):
+        elif held in found:
             continue  # an alias of a layer found before
         else:
             kind = _kind(module)
             assert kind is not None
             sharing = tuple(
                 other
-                for other in holders[id(module.weight)]
+                for other in holders[held]
                 if other is not module and _kind(other) is kind
             )
+            found.add(held)
             layers.append(kind(name, module, sharing))
     return layers, left
 
@@ -272,6 +281,14 @@ def _reason_against(module: nn.Module) -> str | None:
     if not weight.is_floating_point():
         return f"its weight is of type {weight.dtype}"
     return None
+
+
+def _memory(weight: Tensor) -> Any:
+    """What two weights have in common if a change of one changes the other."""
+    plain = type(weight) in (Tensor, nn.Parameter)  # others may have no memory
+    if not plain or weight.is_meta or not weight.numel():
+        return id(weight)
+    return weight.device, weight.data_ptr(), weight.shape, weight.stride()
 
 
 def _is_matrix(parameter: nn.Parameter) -> bool:

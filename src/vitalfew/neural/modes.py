@@ -16,12 +16,20 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
         Any.
     """
     before = {module: module.training for module in model.modules()}
-    model.eval()
     try:
+        model.eval()
         yield
     finally:
         for module, training in before.items():
             module.training = training
+
+
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """Leave torch's random numbers as they were, whatever a model draws."""
+    n_devices = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+    with torch.random.fork_rng(devices=range(n_devices)):
+        yield
 
 
 def device_of(model: torch.nn.Module) -> torch.device:

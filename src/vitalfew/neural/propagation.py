@@ -109,12 +109,13 @@ def _running_order(
     """Layers in the order of their calls on a batch, those of one input together."""
     order: list[Layer] = []
     shares: list[bool] = []  # whether the call before had the same input
-    last: list[Any] = [None]
+    last: list[Any] = [None, 0]
 
     def see(layer: Layer, x: Tensor) -> None:
         order.append(layer)
-        shares.append(x is last[0])
-        last[0] = x
+        # a tensor that was written into since is another input
+        shares.append(x is last[0] and x._version == last[1])
+        last[:] = x, x._version
 
     with watching(layers, inputs=see):
         _run(model, batch)
@@ -236,7 +237,7 @@ def _block_inputs(model: nn.Module, chain: _Chain, batches: Batches) -> list[_In
         for number, block in enumerate(chain.blocks):
 
             def before(_: Any, args: Any, kwargs: Any, number: int = number) -> None:
-                first = args[0] if number == 0 else None
+                first = _copied(args[0]) if number == 0 else None
                 states[number].append([first, args[1:], kwargs, mask[0]])
                 if number == len(chain.blocks) - 1:
                     raise _Stop
@@ -282,7 +283,8 @@ def _seen_in_block(
         for state in states:
             mask[0] = state[3]
             try:
-                block(state[0], *state[1], **state[2])
+                # a copy: the block runs again, and may write into it
+                block(_copied(state[0]), *state[1], **state[2])
             except _Stop:
                 continue
     return sums.statistics()
@@ -308,6 +310,10 @@ def _run(model: nn.Module, batch: Any) -> None:
             run(model, batch)
         except _Stop:
             return
+
+
+def _copied(x: Any) -> Any:
+    return x.clone() if isinstance(x, Tensor) else x
 
 
 def _first(output: Any) -> Any:

@@ -161,7 +161,8 @@ class _Sums:
         y = y.to(torch.promote_types(y.dtype, torch.float32))
         n_dims = len(getattr(self.layer.module, "kernel_size", ()))
         channel = y.ndim - 1 - n_dims
-        if mask is not None and not n_dims and y.shape[:2] == mask.shape:
+        by_token = not n_dims and y.ndim > 2  # (samples, outputs) looks like a mask
+        if mask is not None and by_token and y.shape[:2] == mask.shape:
             y = y[mask.to(y.device)]
             channel = y.ndim - 1
         others = [d for d in range(y.ndim) if d != channel]

@@ -31,6 +31,11 @@ class Target:
     structure: Any
     fixed: bool
 
+    @property
+    def least(self) -> int:
+        """Atoms that the layer keeps in any case: one, or those of `keep`."""
+        return max(1, len(self.structure.keep))
+
     def with_count(self, count: int) -> Any:
         """Return the structure with a number of atoms."""
         return self.structure if self.fixed else self.structure.with_budget(count)
@@ -116,7 +121,7 @@ def _unbudgeted(structure: Any) -> Any:
 
 
 def total_count(structure: Any, targets: Sequence[Target]) -> int:
-    """How many atoms all layers may keep together, at least one in each.
+    """How many atoms all layers may keep together, with what each must keep.
 
     Raises
     ------
@@ -125,19 +130,21 @@ def total_count(structure: Any, targets: Sequence[Target]) -> int:
         layer.
     """
     everything = sum(target.structure.n_atoms for target in targets)
+    least = sum(target.least for target in targets)
     count = getattr(structure, structure.count_name)
     if count is None:
         floor = int(np.floor(structure.density * everything + 1e-9))
-        return min(max(len(targets), floor), everything)
+        return min(max(least, floor), everything)
     if count > everything:
         raise ValueError(
             f"{structure.count_name} must be at most the {everything} there are in the "
             f"{len(targets)} layers together, got {count}"
         )
-    if count < len(targets):
+    if count < least:
         raise ValueError(
             f"{structure.count_name} must leave one in each of the {len(targets)} "
-            f"layers, got {count}; exclude layers or ask for more"
+            f"layers and those to keep, {least} together, got {count}; exclude layers "
+            "or ask for more"
         )
     return int(count)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vitalfew.neural import Batches, Layer, evaluating, run
+from vitalfew.neural.layers import LinearLayer
 from vitalfew.neural.watching import watching
 
 
@@ -77,28 +78,36 @@ def clear_biases(
             "which batch norm follows which layer is not known without calibration=: "
             "removed channels keep the constants that their norms add"
         ]
-    made: dict[int, tuple[str, Any]] = {}
-    found: list[tuple[Any, str]] = []
+    made: dict[int, tuple[Tensor, Any, int]] = {}
+    constant: dict[Any, Tensor] = {}  # channels that no call of a norm needs
 
     def see(layer: Layer, y: Tensor) -> None:
-        made[id(y)] = layer.name, y  # the tensor is held, or its number would return
+        if isinstance(layer, LinearLayer) and y.ndim != 2:
+            return  # a norm would not take its outputs for channels
+        # the tensor is held, or its number would return
+        made[id(y)] = removed[layer.name], y, y._version
 
-    def before(norm: Any, args: Any) -> None:
-        if id(args[0]) in made:
-            found.append((norm, made[id(args[0])][0]))
+    def before(norm: Any, args: Any, named: Any) -> None:
+        x = args[0] if args else next(iter(named.values()))
+        empty, _, version = made.get(id(x), (None, None, None))
+        if empty is None or version != x._version:  # another input, or added to since
+            empty = torch.zeros(norm.num_features, dtype=torch.bool, device=x.device)
+        constant[norm] = constant[norm] & empty if norm in constant else empty
 
-    handles = [norm.register_forward_pre_hook(before) for norm in norms]
+    handles: list[Any] = []
     try:
+        for norm in norms:
+            handles.append(norm.register_forward_pre_hook(before, with_kwargs=True))
         with watching(layers, outputs=see), evaluating(model), torch.no_grad():
             run(model, batches[0])
     finally:
         for handle in handles:
             handle.remove()
     with torch.no_grad():
-        for norm, name in found:
+        for norm, empty in constant.items():
             if norm.weight is not None:
-                norm.weight[removed[name]] = 0
-                norm.bias[removed[name]] = 0
+                norm.weight[empty] = 0
+                norm.bias[empty] = 0
     return []
 
 

@@ -1,14 +1,15 @@
 """A folder of files that is there as a whole or not at all."""
 
 import os
-import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from vitalfew._disk import alone, beside
 from vitalfew.exceptions import DataError
-from vitalfew.pruning._recipe import NAME, Recipe
+from vitalfew.pruning._recipe import NAME, Recipe, read_text
 
 
 @contextmanager
@@ -38,13 +39,16 @@ def whole(folder: Path, overwrite: bool) -> Iterator[Path]:
     folder = Path(os.path.realpath(folder))
     _written_before(folder, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    new = _beside(folder)
+    new = beside(folder)
     new.mkdir()
     try:
         yield new
-        for path in (*(p for p in new.rglob("*") if p.is_file()), new):
+        files = [path for path in new.rglob("*") if path.is_file()]
+        for path in files:  # safetensors gives its own to nobody else
+            path.chmod(_mode(new))
+        for path in (*files, new):
             _flush(path)
-        with _alone(folder.parent):
+        with alone(folder.parent):
             _put(new, folder, overwrite)
         with suppress(OSError):  # it is in place, whoever may read the one above
             _flush(folder.parent)
@@ -54,12 +58,14 @@ def whole(folder: Path, overwrite: bool) -> Iterator[Path]:
 
 def _put(new: Path, folder: Path, overwrite: bool) -> None:
     written = _written_before(folder, overwrite)
+    if folder.exists():
+        shutil.copymode(folder, new)  # one that is private stays so
     if written is None:
         if os.name == "nt" and folder.exists():
             folder.rmdir()  # elsewhere the new one takes the place of an empty one
         os.rename(new, folder)
         return
-    old = _beside(folder)
+    old = beside(folder)
     try:
         os.rename(folder, old)
         os.rename(new, folder)
@@ -87,8 +93,8 @@ def _written_before(folder: Path, overwrite: bool) -> set[str] | None:
             "another, or overwrite=True to replace a model that was saved there"
         )
     try:
-        recipe = Recipe.from_json((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, DataError, UnicodeError) as error:
+        recipe = Recipe.from_json(read_text(folder / NAME, "that save wrote"))
+    except DataError as error:
         raise ValueError(
             f"overwrite replaces only what save wrote, and {str(folder)!r} has no "
             f"{NAME} that says so; give another folder"
@@ -96,8 +102,9 @@ def _written_before(folder: Path, overwrite: bool) -> set[str] | None:
     return {NAME, *recipe.files}
 
 
-def _beside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+def _mode(folder: Path) -> int:
+    """What the umask of the user lets others do with a file in a new folder."""
+    return stat.S_IMODE(folder.stat().st_mode) & 0o666
 
 
 def _flush(path: Path) -> None:
@@ -109,19 +116,3 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Make other processes wait while one folder takes the place of another."""
-    handle = None
-    with suppress(ImportError, OSError):  # not on Windows, nor on every network
-        import fcntl
-
-        handle = os.open(folder, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)

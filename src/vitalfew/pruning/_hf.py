@@ -5,6 +5,7 @@ that lies in a folder, kernels that a folder names and pickled weights are refus
 """
 
 import copy
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 
 from vitalfew.exceptions import DataError, MissingDependencyError
-from vitalfew.pruning._recipe import parse
+from vitalfew.pruning._recipe import parse, read_text
 
 CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -178,36 +179,54 @@ def read_tokenizer(folder: Path) -> Any:
 
 def _described(folder: Path) -> tuple[Any, Any]:
     """Return the class and the configuration that `config.json` names."""
-    try:
-        text = (folder / CONFIG).read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise DataError(
-            f"{str(folder)!r} is no folder of a model: {CONFIG} cannot be read "
-            f"({error})"
-        ) from error
-    plain = parse(text, CONFIG)
+    plain = _without_code(parse(read_text(folder / CONFIG, "of a model"), CONFIG))
     names = plain.get("architectures") if isinstance(plain, dict) else None
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise DataError(f"{CONFIG} must name one class in architectures, got {names!r}")
     for key, value in _everything(plain):
-        if "implementation" in key and "/" in str(value):
-            raise DataError(
-                f"{CONFIG} asks for code from elsewhere ({key}: {value!r}), which is "
-                "never run; remove that entry"
-            )
-        if ("layer" in key or "expert" in key) and _is_many(value):
-            raise DataError(f"{CONFIG} asks for more modules than any model has: {key}")
-        if key == "quantization_config" and value is not None:
-            raise DataError(
-                f"{CONFIG} describes quantised weights, which cannot be pruned; start "
-                "from the model in floating point"
-            )
+        _check_entry(key, value)
     transformers = _transformers()
     cls = _class(transformers, names[0])
     try:
-        return cls, cls.config_class.from_dict(plain)
+        config = cls.config_class.from_dict(plain)
     except Exception as error:
         raise DataError(f"{CONFIG} is not one of {names[0]}: {error}") from error
+    parts: list[Any] = [config, getattr(config, "backbone_config", None)]
+    for part in parts:
+        if getattr(part, "use_pretrained_backbone", False):
+            part.use_pretrained_backbone = False  # its weights are in the file as well
+    return cls, config
+
+
+def _without_code(plain: Any) -> Any:
+    """Drop what parts of a configuration say of code in the folder: it is never run."""
+    if isinstance(plain, dict):
+        return {k: _without_code(v) for k, v in plain.items() if k != "auto_map"}
+    return [_without_code(v) for v in plain] if isinstance(plain, list) else plain
+
+
+def _check_entry(key: str, value: Any) -> None:
+    """Refuse an entry by which transformers would fetch or run something, or stall."""
+    kernels = "implementation" in key and "/" in str(value)
+    # the second may give any entry the meaning of another
+    odd = key in ("trust_remote_code", "attribute_map")
+    if kernels or odd or (key == "backbone" and not _is_bare(value)):
+        raise DataError(
+            f"{CONFIG} asks for code or weights from elsewhere ({key}: {value!r}), "
+            "which are never used; remove that entry"
+        )
+    if ("layer" in key or "expert" in key) and _is_many(value):
+        raise DataError(f"{CONFIG} asks for more modules than any model has: {key}")
+    if key == "quantization_config" and value is not None:
+        raise DataError(
+            f"{CONFIG} describes quantised weights, which cannot be pruned; start "
+            "from the model in floating point"
+        )
+
+
+def _is_bare(name: Any) -> bool:
+    """Whether a backbone is none, or one that timm knows by a bare name."""
+    return name is None or re.fullmatch(r"\w[\w.]*", str(name)) is not None
 
 
 def _is_many(value: Any) -> bool:
@@ -270,7 +289,7 @@ def _check_weights(folder: Path) -> None:
     if (folder / WEIGHTS).is_file():
         return
     if (folder / INDEX).is_file():
-        index = parse((folder / INDEX).read_text(encoding="utf-8"), INDEX)
+        index = parse(read_text(folder / INDEX, "of a model"), INDEX)
         parts = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(parts, dict) or not parts:
             raise DataError(f"{INDEX} must map names to files in weight_map")

@@ -1,5 +1,6 @@
 """Keeping zeros zero, and counting them."""
 
+import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -226,7 +227,8 @@ def sparsity_report(
     example_inputs : tensor, pair or mapping, optional
         A batch, to count multiplications; they are given for one example.
     report : PruneReport, optional
-        Of the pruning, to tell what was asked for.
+        Of the pruning, to tell what was asked for; its layers are counted too where
+        `include` says nothing.
     include, exclude : str or sequence of str, optional
         As in `prune`: which layers are counted.
 
@@ -235,6 +237,11 @@ def sparsity_report(
     SparsityReport
         For each layer and in total; `print` it.
     """
+    if report is not None and include is None:
+        # some are prunable for those who name them only
+        there = dict(model.named_modules())
+        pruned = [layer.name for layer in report.layers if layer.name in there]
+        include = ["*", *map(glob.escape, pruned)]
     layers, _ = prunable_layers(model, include, exclude)
     places: dict[str, float] = {}
     if example_inputs is not None:

@@ -12,6 +12,7 @@ from vitalfew.pruning._contracts import (
     NetworkMethod,
     Reconstruction,
 )
+from vitalfew.structures import Channels
 
 BY_DATA = ("admm", "wanda")  # of "auto", the first that can
 
@@ -68,7 +69,9 @@ def find_method(
     if asked == "auto":
         if not calibrated:
             return known["magnitude"]()
-        for name in BY_DATA:
+        # few atoms, many of them alike: swaps find what alternating does not
+        few = all(isinstance(structure, Channels) for structure in structures)
+        for name in ("local-search", *BY_DATA) if few else BY_DATA:
             method = known[name]()
             if fits(method, structures):
                 return method

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from vitalfew.neural import evaluating
+from vitalfew.neural import evaluating, same_random_state
 from vitalfew.pruning._surgery import in_precision, is_conv1d
 
 TOLERANCE = 1e-5
@@ -126,9 +126,8 @@ def _difference(old: Tensor, new: Tensor) -> float:
 @contextmanager
 def quietly(model: nn.Module, gradients: bool = False) -> Iterator[None]:
     """Run a model in evaluation mode, leaving the state of random numbers alone."""
-    n_devices = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
     with (
-        torch.random.fork_rng(devices=range(n_devices)),
+        same_random_state(),
         torch.set_grad_enabled(gradients),
         evaluating(model),
     ):

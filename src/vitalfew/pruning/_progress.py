@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor, nn
 
+from vitalfew._disk import write_atomically
 from vitalfew.exceptions import DataError
-from vitalfew.neural import Batches
+from vitalfew.neural import Batches, Layer
 from vitalfew.pruning._budgets import Target
 
 
@@ -45,20 +45,22 @@ def fingerprint(
 
 def _update(digest: Any, tensor: Tensor) -> None:
     host = tensor.detach().cpu().contiguous().reshape(-1)
-    digest.update(str(tuple(tensor.shape)).encode())
+    digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     digest.update(host.view(torch.uint8).numpy() if host.numel() else b"")
 
 
 def _update_all(digest: Any, thing: Any) -> None:
     if isinstance(thing, Tensor):
         _update(digest, thing)
-    elif isinstance(thing, dict):
+    elif isinstance(thing, Mapping):
         for name, value in thing.items():
             digest.update(str(name).encode())
             _update_all(digest, value)
     elif isinstance(thing, tuple | list):
         for value in thing:
             _update_all(digest, value)
+    elif isinstance(thing, str | int | float | None):
+        digest.update(repr(thing).encode())
 
 
 class Finished:
@@ -83,7 +85,7 @@ class Finished:
         if about.exists():
             try:
                 before = json.loads(about.read_text("utf-8"))
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, RecursionError) as error:
                 raise DataError(f"{about} cannot be read: {error}") from None
             if before != said:
                 old = before if isinstance(before, dict) else {}
@@ -93,48 +95,66 @@ class Finished:
                     f"{', '.join(other)}; give another folder or remove it"
                 )
             return
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or _others(folder)):
             raise ValueError(
                 f"checkpoint {str(folder)!r} must be a new or empty folder, or that of "
                 "the run to go on with"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        _write(about, json.dumps(said).encode())
+        write_atomically(about, json.dumps(said))
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.layer"
 
-    def load(self, name: str) -> Tensor | None:
-        """Return the matrix of a finished layer, or None."""
+    def load(self, layer: Layer, count: int) -> Tensor | None:
+        """Return the matrix of a finished layer of so many atoms, or None.
+
+        Raises
+        ------
+        DataError
+            If its file is damaged.
+        ValueError
+            If it was finished with another number.
+        """
+        name = layer.name
         file = self._file(name)
         if not file.exists():
             return None
         try:
-            matrix: Tensor = load_bytes(file.read_bytes())["matrix"]
-        except (SafetensorError, KeyError, OSError) as error:
+            stored = load_bytes(file.read_bytes())
+            matrix, before = stored["matrix"], int(stored["count"])
+            if tuple(matrix.shape) != layer.shape or not matrix.is_floating_point():
+                raise ValueError(f"{matrix.dtype} of shape {tuple(matrix.shape)}")
+        except (SafetensorError, KeyError, OSError, ValueError, RuntimeError) as error:
             raise DataError(
                 f"{file} cannot be read ({error}); remove it to prune {name!r} again"
             ) from None
+        if before != count:
+            raise ValueError(
+                f"checkpoint {str(self.folder)!r} belongs to a run with another budget "
+                f"of layer {name!r}; give another folder or remove it"
+            )
         return matrix
 
-    def save(self, name: str, matrix: Tensor) -> None:
-        """Write the matrix of a finished layer."""
-        data = save_bytes({"matrix": matrix.detach().cpu().contiguous()})
-        _write(self._file(name), data)
+    def save(self, name: str, count: int, matrix: Tensor) -> None:
+        """Write the matrix of a finished layer, and how many atoms it was to keep."""
+        host = matrix.detach().cpu().contiguous()
+        data = save_bytes({"matrix": host, "count": torch.tensor(count)})
+        write_atomically(self._file(name), data)
 
     def remove(self) -> None:
         """Remove the folder and what this class wrote in it."""
-        for file in [*self.folder.glob("*.layer"), self.folder / "run.json"]:
+        unfinished = self.folder.glob(".*.tmp")  # of a process that was killed
+        for file in (
+            *unfinished,
+            *self.folder.glob("*.layer"),
+            self.folder / "run.json",
+        ):
             file.unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
 
 
-def _write(file: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _others(folder: Path) -> list[str]:
+    """Names in a folder, less those of files that a killed process was writing."""
+    return [path.name for path in folder.iterdir() if path.suffix != ".tmp"]

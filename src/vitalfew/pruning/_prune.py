@@ -18,6 +18,7 @@ from vitalfew.neural import (
     Statistics,
     as_batches,
     prunable_layers,
+    same_random_state,
 )
 from vitalfew.neural.batch_norm import recalibrate as recalibrate_norms
 from vitalfew.pruning._budgets import noun, targets_of
@@ -123,54 +124,56 @@ def prune(
     layers, left = prunable_layers(model, include, exclude)
     _check_weights(layers)
     batches = None if calibration is None else as_batches(calibration)
-    if isinstance(structure, Channels) and structure.axis == 0 and batches:
-        layers, left = _without_outputs(model, layers, left, batches, include)
-    targets, unfit = targets_of(structure, layers, min_blocks)
-    chosen = find_method(
-        method,
-        [target.structure for target in targets],
-        batches is not None,
-        statistics is not None,
-    )
-    work = Run(
-        model=model,
-        structure=structure,
-        targets=targets,
-        method=chosen,
-        allocation=find_allocation(allocation),
-        batches=batches,
-        loss=loss,
-        rng=np.random.default_rng(rng),
-        known=statistics or {},
-        progress=progress or _silent,
-        left={**left, **unfit},
-    )
-    if checkpoint is not None:
-        said = fingerprint(model, targets, chosen, work.allocation, structure, batches)
-        work.finished = Finished(Path(checkpoint), said)
-    with _undone_on_failure(model):
-        done = work.run()
-        if isinstance(structure, Channels) and structure.axis == 0:
-            work.notes += clear_biases(
-                model, [target.layer for target in targets], batches
+    norms: list[str] = []
+    with same_random_state(), _undone_on_failure(model):
+        if isinstance(structure, Channels) and structure.axis == 0 and batches:
+            layers, left = _without_outputs(model, layers, left, batches, include)
+        targets, unfit = targets_of(structure, layers, min_blocks)
+        chosen = find_method(
+            method,
+            [target.structure for target in targets],
+            batches is not None,
+            statistics is not None,
+        )
+        work = Run(
+            model=model,
+            structure=structure,
+            targets=targets,
+            method=chosen,
+            allocation=find_allocation(allocation),
+            batches=batches,
+            loss=loss,
+            rng=np.random.default_rng(rng),
+            known=statistics or {},
+            progress=progress or _silent,
+            left={**left, **unfit},
+        )
+        if checkpoint is not None:
+            said = fingerprint(
+                model, targets, chosen, work.allocation, structure, batches
             )
-        norms: list[str] = []
-        if recalibrate:
+            work.finished = Finished(Path(checkpoint), said)
+        done = work.run()
+        pruned = [target.layer for target in work.targets] if work.removes else []
+        if pruned and isinstance(structure, Channels) and structure.axis == 0:
+            work.notes += clear_biases(model, pruned, batches)
+        if pruned and recalibrate:
             norms = _recalibrated(model, batches, work.notes)
+        report = PruneReport(
+            method=chosen.name,
+            structure=_said(structure),
+            allocation="fixed" if targets[0].fixed else work.allocation.name,
+            atoms=noun(structure),
+            layers=tuple(done),
+            left=work.left,
+            masks=work.masks,
+            recalibrated=tuple(norms),
+            notes=tuple(work.notes),
+            seconds=time.perf_counter() - start,
+        )
     if work.finished is not None:
         work.finished.remove()
-    return PruneReport(
-        method=chosen.name,
-        structure=_said(structure),
-        allocation="fixed" if targets[0].fixed else work.allocation.name,
-        atoms=noun(structure),
-        layers=tuple(done),
-        left=work.left,
-        masks=work.masks,
-        recalibrated=tuple(norms),
-        notes=tuple(work.notes),
-        seconds=time.perf_counter() - start,
-    )
+    return report
 
 
 def _silent(what: str, step: int, steps: int) -> None:
@@ -212,15 +215,20 @@ def _without_outputs(
 
 @contextmanager
 def _undone_on_failure(model: nn.Module) -> Iterator[None]:
-    """Give a model its parameters and buffers back when anything is raised."""
+    """Give a model its parameters, buffers and modes back when anything is raised."""
     tensors = [*model.parameters(), *model.buffers()]
     before = [tensor.detach().clone() for tensor in tensors]
+    modes = [(module, module.training) for module in model.modules()]
+    differentiates = torch.is_grad_enabled()
     try:
         yield
     except BaseException:  # an interrupt, too, must not leave half a model
         with torch.no_grad():
             for tensor, old in zip(tensors, before, strict=True):
                 tensor.detach().copy_(old)
+        for module, training in modes:
+            module.training = training
+        torch.set_grad_enabled(differentiates)  # an interrupt may hit a clean-up
         raise
 
 

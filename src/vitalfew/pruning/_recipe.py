@@ -9,6 +9,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from vitalfew.exceptions import DataError
@@ -16,6 +17,7 @@ from vitalfew.exceptions import DataError
 FORMAT = "vitalfew-pruned/1"
 NAME = "recipe.json"
 MOST = 2**31 - 1
+MOST_TEXT = 2**28  # bytes of JSON
 KINDS = ("parameter", "buffer", "derived")
 
 Attribute = int | tuple[int, ...]
@@ -186,6 +188,33 @@ class Recipe:
             attributes=attributes,
             report=plain["report"],
         )
+
+
+def read_text(path: Path, kind: str) -> str:
+    """Read JSON from a folder that anybody may have put together.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file.
+    kind : str
+        Of the folder, for the message: ``"that save wrote"``.
+
+    Raises
+    ------
+    DataError
+        If it is missing, no ordinary file, larger than any of its kind, or no UTF-8.
+    """
+    try:
+        size = path.stat().st_size
+        if not path.is_file() or size > MOST_TEXT:
+            raise OSError(f"it is no file of at most {MOST_TEXT:,} bytes")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise DataError(
+            f"{str(path.parent)!r} is no folder {kind}: {path.name} cannot be read "
+            f"({error})"
+        ) from error
 
 
 def parse(text: str, name: str) -> Any:

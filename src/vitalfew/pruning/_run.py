@@ -18,6 +18,7 @@ from vitalfew.neural import (
     evaluating,
     loss_of,
 )
+from vitalfew.neural.batches import n_samples
 from vitalfew.neural.flat import FlatNetwork
 from vitalfew.neural.propagation import propagate
 from vitalfew.neural.statistics import multiplications
@@ -58,9 +59,14 @@ class Run:
     notes: list[str] = field(default_factory=list)
     masks: dict[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def removes(self) -> bool:
+        """Whether what was asked for leaves anything to remove."""
+        return not all(each.keeps_everything(self.structure) for each in self.targets)
+
     def run(self) -> list[LayerReport]:
         """Prune, by whichever kind of method it is."""
-        if all(target.keeps_everything(self.structure) for target in self.targets):
+        if not self.removes:
             self.notes.append("nothing was to be removed, and nothing was changed")
             return [
                 self._report(target, target.structure, self.method.name, None, 0)
@@ -79,12 +85,15 @@ class Run:
         scores = {}
         for n, target in enumerate(self.targets):
             self.progress("scoring", n + 1, len(self.targets))
-            found = self._scores(method, target, statistics)
+            scores[target.layer.name] = self._scores(method, target, statistics)
+        scores = _without_ties_at_zero(scores, self.targets)
+        for target in self.targets:
             if method.within_outputs and isinstance(target.structure, Cardinality):
                 # compare weights with those of the same output only: by their rank
+                found = scores[target.layer.name]
                 order = found.argsort(dim=1, stable=True).argsort(dim=1)
-                found = (order + 1).to(found.dtype) / found.shape[1]
-            scores[target.layer.name] = found
+                rank = (order + 1).to(found.dtype) / found.shape[1]
+                scores[target.layer.name] = torch.where(found > 0, rank, 0)
         counts = self._counts(scores, partial(self._masked, scores))
         done = []
         for target, count in zip(self.targets, counts, strict=True):
@@ -124,6 +133,7 @@ class Run:
             target.layer.name: self._scores(Wanda(), target, guide)
             for target in self.targets
         }
+        scores = _without_ties_at_zero(scores, self.targets)
 
         def alone(target: Target, count: int) -> Tensor:
             """Return a layer pruned on the inputs that the dense model gives."""
@@ -169,9 +179,10 @@ class Run:
     ) -> LayerReport:
         layer, bound = target.layer, target.with_count(count)
         weight = _floating(layer.weight)
-        stored = self.finished.load(layer.name) if self.finished else None
+        stored = self.finished.load(layer, count) if self.finished else None
         if stored is None:
             new = self._rebuilt(method, statistics, target, count)
+            new = new.to(layer.parameter.dtype).to(weight)  # as it will be stored
         else:
             new = stored.to(weight)
         if not bool(torch.isfinite(new).all()) or not bound.contains(new):
@@ -180,7 +191,7 @@ class Run:
                 "not finite or not within the structure"
             )
         if self.finished is not None and stored is None:
-            self.finished.save(layer.name, new)
+            self.finished.save(layer.name, count, new)
         notes: list[str] = []
         error, name = None, method.name
         if statistics.hessian is None:
@@ -188,6 +199,9 @@ class Run:
             notes.append("each group of outputs has inputs of its own: pruned by Wanda")
         else:
             error = relative_error(weight, new, statistics.hessian)
+            dead = int(torch.sum(statistics.hessian.diagonal() == 0))
+            if dead:
+                notes.append(f"{dead} of {layer.shape[1]} inputs are never on")
             if statistics.n_tokens < layer.shape[1]:
                 notes.append(
                     f"{statistics.n_tokens} tokens for {layer.shape[1]} inputs: the "
@@ -204,8 +218,9 @@ class Run:
         weight = _floating(target.layer.weight)
         if statistics.hessian is None:
             square = statistics.get("input_square")
-            support = bound.largest((square * weight * weight).sqrt())
-            return support.embed(support.restrict(weight))
+            scores = {target.layer.name: (square * weight * weight).sqrt()}
+            scores = _without_ties_at_zero(scores, [target])
+            return self._masked(scores, target, count)
         bias = target.layer.module.bias
         if bias is not None:
             statistics = replace(statistics, bias=_floating(bias.detach()))
@@ -322,7 +337,7 @@ class Run:
             for target in self.targets
         ]
         counts = (allocation or self.allocation).counts(parts, total)
-        return [int(count) for count in counts]
+        return _with_room([int(n) for n in counts], [t.least for t in self.targets])
 
     def _increase(
         self,
@@ -335,7 +350,7 @@ class Run:
         self.progress(f"measuring {target.layer.name}", count, target.structure.n_atoms)
         old = target.layer.weight.clone()
         try:
-            target.layer.write(pruned(target, count))
+            target.layer.write(pruned(target, max(count, target.least)))
             return self._loss() - before
         finally:
             target.layer.write(old)
@@ -346,9 +361,16 @@ class Run:
                 f"allocation {self.allocation.name!r} measures losses: give "
                 "calibration= with targets"
             )
+        total, n = 0.0, 0
         with evaluating(self.model), torch.no_grad():
-            losses = [loss_of(self.model, batch, self.loss) for batch in self.batches]
-        return float(sum(float(value) for value in losses) / len(losses))
+            for batch in self.batches:
+                count = n_samples(batch)
+                if count:
+                    loss = float(loss_of(self.model, batch, self.loss))
+                    total, n = total + count * loss, n + count
+        if not n:
+            raise ValueError("calibration must hold at least one sample, got none")
+        return total / n
 
     def _report(
         self,
@@ -379,6 +401,45 @@ class Run:
             notes=tuple(notes),
             picture=picture(mask),
         )
+
+
+def _without_ties_at_zero(
+    scores: Mapping[str, Tensor], targets: Sequence[Target]
+) -> dict[str, Tensor]:
+    """Let weights decide between atoms that score nothing, below all that score.
+
+    Otherwise atoms behind an input or a gradient that is never on would leave even
+    where the budget has room for them.
+    """
+    own = {t.layer.name: t.structure.scores(scores[t.layer.name]) for t in targets}
+    if all(atoms.all() for atoms in own.values()):
+        return dict(scores)
+    least = min((float(a[a > 0].min()) for a in own.values() if a.any()), default=2.0)
+    worth = {
+        t.layer.name: t.structure.scores(t.layer.weight) * (own[t.layer.name] == 0)
+        for t in targets
+    }
+    most = max(float(w.max()) for w in worth.values())
+    if not most > 0:
+        return dict(scores)
+    found = {}
+    for target in targets:
+        name = target.layer.name
+        support = target.structure.support(np.flatnonzero(worth[name]))
+        weight = _floating(target.layer.weight).abs()
+        little = support.embed(support.restrict(weight)) * (least / 2 / most) ** 0.5
+        found[name] = scores[name] + little.to(scores[name])
+    return found
+
+
+def _with_room(counts: list[int], least: Sequence[int]) -> list[int]:
+    """Raise counts to what layers must keep; those with most to spare give it."""
+    spare = np.array(counts) - np.array(least)
+    for i in np.flatnonzero(spare < 0):
+        while spare[i] < 0:
+            spare[np.argmax(spare)] -= 1
+            spare[i] += 1
+    return [int(n) for n in spare + np.array(least)]
 
 
 def _between(target: Target, count: int, t: float) -> Any:

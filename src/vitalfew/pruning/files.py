@@ -38,6 +38,7 @@ from vitalfew.pruning._recipe import (
     Entry,
     Recipe,
     is_attribute,
+    read_text,
 )
 
 __all__ = ["load", "read", "read_tokenizer", "save"]
@@ -402,14 +403,7 @@ def _plain(report: Any) -> Any:
 
 
 def _recipe(folder: Path) -> Recipe:
-    try:
-        text = (folder / NAME).read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise DataError(
-            f"{str(folder)!r} is no folder that save wrote: {NAME} cannot be read "
-            f"({error})"
-        ) from error
-    return Recipe.from_json(text)
+    return Recipe.from_json(read_text(folder / NAME, "that save wrote"))
 
 
 def _check_names(recipe: Recipe, there: set[str]) -> None:

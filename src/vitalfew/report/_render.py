@@ -6,8 +6,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitalfew._disk import write_atomically
 from vitalfew.exceptions import MissingDependencyError
-from vitalfew.records import RunRecord, write_atomically
+from vitalfew.records import RunRecord
 from vitalfew.report._prune import page as prune_page
 from vitalfew.report._select import page as select_page
 

@@ -33,15 +33,16 @@ class MFAC(NetworkMethod):
 
     Parameters
     ----------
-    n_stages : int, default=1
-        Stages in which weights are removed, each with gradients of its own.
+    n_stages : int, default=10
+        Stages in which weights are removed, each with gradients of its own; 1 is
+        one-shot.
     n_samples : int, default=1000
         Gradients of a quadratic; fewer where there are not so many samples.
     per_row : int, default=1
         Samples whose mean gradient makes one row of A.
-    first_order : bool, default=False
+    first_order : bool, default=True
         Whether the update follows the mean gradient too, which is not zero once
-        weights have been removed: with several stages it nearly always should.
+        weights have been removed.
 
     Notes
     -----
@@ -51,8 +52,9 @@ class MFAC(NetworkMethod):
     loss on 2,000 samples is taken, and the step doubled while that falls. Memory: n p
     numbers, and some 200 MB; on devices with double precision.
 
-    Departures from [1]_: scores and update see all weights, not blocks of them; damping
-    and length of the step are chosen by the loss.
+    Departures from [1]_: scores and update see all weights, not blocks of them; the
+    mean gradient counts, unless `first_order` is off; damping and length of the step
+    are chosen by the loss.
 
     References
     ----------
@@ -64,13 +66,13 @@ class MFAC(NetworkMethod):
        optimal brain surgeon", NeurIPS, 1993.
     """
 
-    n_stages: int = 1
+    n_stages: int = 10
     n_samples: int = 1000
     per_row: int = 1
-    first_order: bool = False
+    first_order: bool = True
 
     name: ClassVar[str] = "mfac"
-    cost: ClassVar[str] = "1,000 gradients and n² p for each stage"
+    cost: ClassVar[str] = "10 times 1,000 gradients and scores by them, n² p each"
     use: ClassVar[str] = "half to nine tenths of the weights go, targets at hand"
 
     def __post_init__(self) -> None:

@@ -1,4 +1,8 @@
-"""Choose and re-fit the weights of one layer so that its outputs change least."""
+"""Choose and re-fit the weights of one layer so that its outputs change least.
+
+To add one: its file, and one line here. `prune`, the table of methods and the tests
+of `prune` find it through `__all__`.
+"""
 
 from vitalfew.pruning.reconstruction.admm import ADMM
 from vitalfew.pruning.reconstruction.channel_lasso import ChannelLasso
