@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         estimators,
         objectives,
         penalties,
-        pruning,
+        pruning,  # noqa: F401 - not in __all__, as importing it needs torch
         report,
         solvers,
         structures,

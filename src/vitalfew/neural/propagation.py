@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vitalfew.neural.batches import Batches, run, token_mask
 from vitalfew.neural.layers import Layer, LinearLayer
 from vitalfew.neural.modes import evaluating
-from vitalfew.neural.statistics import Statistics, _Sums
+from vitalfew.neural.statistics import RunningSums, Statistics
 from vitalfew.neural.watching import watching
 
 
@@ -266,7 +266,7 @@ def _seen(
     model: nn.Module, group: _Group, batches: Batches, needs: set[str]
 ) -> Statistics:
     """Statistics of the input of a group, over runs of the whole model."""
-    sums = _Sums(group.layers[0], needs)
+    sums = RunningSums(group.layers[0], needs)
     with _looking(group, sums) as mask:
         for batch in batches:
             mask[0] = token_mask(batch)
@@ -278,7 +278,7 @@ def _seen_in_block(
     model: nn.Module, block: nn.Module, group: _Group, states: _Inputs, needs: set[str]
 ) -> Statistics:
     """Statistics of the input of a group, over runs of its block alone."""
-    sums = _Sums(group.layers[0], needs)
+    sums = RunningSums(group.layers[0], needs)
     with _looking(group, sums) as mask, evaluating(model), torch.no_grad():
         for state in states:
             mask[0] = state[3]
@@ -291,7 +291,7 @@ def _seen_in_block(
 
 
 @contextmanager
-def _looking(group: _Group, sums: _Sums) -> Iterator[list[Tensor | None]]:
+def _looking(group: _Group, sums: RunningSums) -> Iterator[list[Tensor | None]]:
     """Add the inputs of a group to sums, and stop there if that is all."""
     mask: list[Tensor | None] = [None]
 

@@ -132,7 +132,7 @@ def collect(
     return found
 
 
-class _Sums:
+class RunningSums:
     """Running sums of one layer."""
 
     def __init__(self, layer: Layer, needs: set[str]) -> None:
@@ -204,10 +204,12 @@ class _Sums:
 def _activations(
     model: nn.Module, layers: Sequence[Layer], batches: Batches, needs: set[str]
 ) -> dict[str, Statistics]:
-    sums = {layer.name: _Sums(layer, needs) for layer in layers if layer.has_tokens}
+    sums = {
+        layer.name: RunningSums(layer, needs) for layer in layers if layer.has_tokens
+    }
     gates = _gates(model, layers) if "output_square" in needs else {}
     for down in gates.values():
-        sums[down.name] = _Sums(down, needs | {"input_square"})
+        sums[down.name] = RunningSums(down, needs | {"input_square"})
     by_name = {layer.name: layer for layer in (*layers, *gates.values())}
     watched = [layer for name, layer in by_name.items() if name in sums]
     mask: Tensor | None = None
