@@ -29,21 +29,20 @@ COLOURS = {
 }
 
 INTRODUCTION = """\
-Three networks of each kind are trained from the real data with different seeds and
-pruned to the same number of weights, or blocks, with the same training examples to
+Up to three networks of each kind are trained from the real data with different seeds
+and pruned to the same number of weights, or blocks, with the same training examples to
 calibrate with, 10,000 of MNIST and 2,000 of CIFAR-10. Batch norms are estimated again
-on these examples in every arm.
-Numbers are mean test accuracies in per cent, with the least and the greatest in
-brackets; CPU seconds include training. *magnitude*, *fisher* (diagonal) and *random*
-keep the weights as they were; *obs*, *admm* and *local-search* change the kept ones by
-least squares, layer by layer, without labels. *chita* follows the gradient of the loss
-on the labelled examples at every stage, so it trains on them as it prunes, and setting
-it against plain magnitude compares training with none. *fitted* arms are therefore
-shown beside it: magnitude, and 1,500 steps of Adam on the same examples, after pruning
-or spread over five stages of it. *gradual* arms train on the whole training set after
-each of five stages. The budget is one for all layers (*global*) unless another
-allocation is named. The residual network saw 10,000 of the 50,000 images and stays far
-below the 91 % that is published for all of them.
+on these examples in every arm. Numbers are mean test accuracies in per cent, with the
+least and the greatest in brackets; CPU seconds include training. *magnitude*, *fisher*
+(diagonal) and *random* keep the weights as they were; *obs*, *admm* and *local-search*
+change the kept ones by least squares, layer by layer, without labels. *chita* follows
+the gradient of the loss on the labelled examples at every stage, so it trains on them
+as it prunes, and setting it against plain magnitude compares training with none.
+*fitted* arms are therefore shown beside it: magnitude, and 1,500 steps of Adam on the
+same examples, after pruning or spread over five stages of it. *gradual* arms train on
+the whole training set after each of five stages. The budget is one for all layers
+(*global*) unless another allocation is named. The residual network saw 10,000 of the
+50,000 images and stays far below the 91 % that is published for all of them.
 """
 
 

@@ -25,12 +25,13 @@ The error of a layer is the squared change of its outputs over its squared outpu
 16,384 tokens of articles. *Layers*: each of the 36 linear layers of all-MiniLM-L6-v2 is
 pruned by itself with the inputs of the dense model, and every answer, whatever method
 it is from, is refitted on its support in the same way. Numbers are medians over the
-layers, then means over three draws of the text, least and greatest in brackets. *Other
-text* is the same error on sequences of other articles. *Models* are pruned layer after
-layer, each with the inputs that the pruned layers before it give, at the same density
-in every layer. A GPT of 1.8 million weights, trained on characters of Shakespeare, is
-judged by its test perplexity; the encoder by the cosine of its embeddings of 1,000
-headlines with the dense ones, and by a linear classifier of their topics.
+layers, then means over draws of the text, least and greatest in brackets where there is
+more than one. *Other text* is the same error on sequences of other articles. *Models*
+are pruned layer after layer, each with the inputs that the pruned layers before it
+give, at the same density in every layer. A GPT of 1.8 million weights, trained on
+characters of Shakespeare, is judged by its test perplexity; the encoder by the cosine
+of its embeddings of 1,000 headlines with the dense ones, and by a linear classifier of
+their topics.
 """
 
 
@@ -175,7 +176,7 @@ def _said(rows: list[Row]) -> Iterator[str]:
         for pattern, sparsity in _columns(own):
             where = {"pattern": pattern, "sparsity": sparsity}
             found = _means(own, lambda row, key=key: row[key], **where)
-            if "magnitude" not in found or len(found) < 2:
+            if not {"magnitude", "obs", "admm"} <= set(found):
                 continue
             best = better(found.values())
             if abs(found["magnitude"] / best - 1) <= 0.01:
