@@ -161,6 +161,8 @@ def main(given: list[str] | None = None) -> int:
     """
     parser = arguments(__doc__, "pruning_scale.jsonl")
     parser.add_argument("--one", metavar="JSON", help="make one run and print it")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="only these")
+    parser.add_argument("--patterns", nargs="+", choices=PATTERNS, help="only these")
     options = parse(parser, given)
     if options.one:
         asked: dict[str, Any] = json.loads(options.one)
@@ -171,7 +173,12 @@ def main(given: list[str] | None = None) -> int:
     if not options.report_only:
         say(f"{len(cores())} cores")
         left = carry_out(
-            cells(options.toy),
+            [
+                cell
+                for cell in cells(options.toy)
+                if cell["method"] in (options.methods or METHODS)
+                and cell["pattern"] in (options.patterns or PATTERNS)
+            ],
             lambda cell: run(cell, options.toy),
             results,
             options.budget_minutes,
