@@ -1,5 +1,8 @@
 """Fixtures that every test shares: seeds and array libraries."""
 
+import sys
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -9,6 +12,15 @@ from tests.backends import BACKENDS, KINDS, Backend
 # timings on a shared machine say nothing, and a failure must be the same next time
 settings.register_profile("vitalfew", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("vitalfew")
+
+
+@pytest.fixture(autouse=True)
+def figures_closed() -> Iterator[None]:
+    """Let no test leave figures open: the twentieth makes matplotlib warn."""
+    yield
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None:
+        pyplot.close("all")
 
 
 @pytest.fixture
