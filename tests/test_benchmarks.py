@@ -95,12 +95,21 @@ def test_the_machine_is_told_without_names_or_paths(tmp_path):
 
 
 def test_memory_counts_what_is_written():
-    memory = Memory()
-    block = np.ones(40_000_000 // 8)
-    grown = memory.grown()
-    if memory.can_reset:
-        assert 38 <= grown <= 60
-    assert block.size
+    # in a process of its own: here earlier tests' memory may be given back meanwhile
+    script = (
+        "import numpy as np; from benchmarks._runs import Memory; memory = Memory(); "
+        "block = np.ones(5_000_000); print(int(memory.can_reset), memory.grown())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    can_reset, grown = done.stdout.split()
+    if can_reset == "1":
+        assert 38 <= float(grown) <= 60
 
 
 # -- the judge -------------------------------------------------------------------------
