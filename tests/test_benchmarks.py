@@ -22,7 +22,7 @@ from benchmarks import _problems, _scores, solvers  # noqa: E402
 from benchmarks import _solvers_report as report  # noqa: E402
 from benchmarks._ours import OURS  # noqa: E402
 from benchmarks._rivals import RIVALS, enough, strengths, walk  # noqa: E402
-from benchmarks._runs import Memory, Results, Skipped, carry_out  # noqa: E402
+from benchmarks._runs import Results, Skipped, carry_out  # noqa: E402
 from benchmarks.papers import logistic, sequential_lasso, sparsity  # noqa: E402
 
 pytest.importorskip("matplotlib")
