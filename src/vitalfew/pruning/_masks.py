@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitalfew.neural import prunable_layers
 from vitalfew.neural.statistics import multiplications
-from vitalfew.pruning._report import PruneReport
+from vitalfew.pruning._report import OverLayers, PruneReport, Sparse
 from vitalfew.pruning.files import bytes_in_a_file
 
 
@@ -48,7 +48,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 @dataclass(frozen=True)
-class LayerSparsity:
+class LayerSparsity(Sparse):
     """What is zero in one layer.
 
     Attributes
@@ -78,14 +78,9 @@ class LayerSparsity:
     bytes_dense: int
     bytes_packed: int
 
-    @property
-    def density(self) -> float:
-        """Fraction of the weights that differ from zero."""
-        return self.n_nonzero / self.n_weights
-
 
 @dataclass(frozen=True)
-class SparsityReport:
+class SparsityReport(OverLayers):
     """What is zero in a model, counted over the weights of its prunable layers.
 
     Attributes
@@ -105,26 +100,6 @@ class SparsityReport:
     def _sum(self, name: str) -> int | None:
         values = [getattr(layer, name) for layer in self.layers]
         return sum(values) if values and None not in values else None
-
-    @property
-    def n_weights(self) -> int:
-        """Number of weights of the layers."""
-        return sum(layer.n_weights for layer in self.layers)
-
-    @property
-    def n_nonzero(self) -> int:
-        """Weights that differ from zero."""
-        return sum(layer.n_nonzero for layer in self.layers)
-
-    @property
-    def density(self) -> float:
-        """Fraction of the weights of the layers that differ from zero."""
-        return self.n_nonzero / self.n_weights if self.n_weights else 1.0
-
-    @property
-    def sparsity(self) -> float:
-        """Fraction of the weights of the layers that are zero."""
-        return 1 - self.density
 
     @property
     def macs(self) -> int | None:

@@ -13,8 +13,39 @@ from vitalfew.solution import new_axes
 PICTURE = 64  # most rows and columns of a picture of a mask
 
 
+class Sparse:
+    """What has weights, some of them zero."""
+
+    @property
+    def density(self) -> float:
+        """Fraction of the weights that differ from zero."""
+        here: Any = self
+        return here.n_nonzero / here.n_weights if here.n_weights else 1.0
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the weights that are zero."""
+        return 1 - self.density
+
+
+class OverLayers(Sparse):
+    """Counts over layers; a density is over their weights and no others."""
+
+    @property
+    def n_weights(self) -> int:
+        """Number of weights of the layers."""
+        here: Any = self
+        return sum(layer.n_weights for layer in here.layers)
+
+    @property
+    def n_nonzero(self) -> int:
+        """Weights of the layers that differ from zero."""
+        here: Any = self
+        return sum(layer.n_nonzero for layer in here.layers)
+
+
 @dataclass(frozen=True)
-class LayerReport:
+class LayerReport(Sparse):
     """What happened to one layer.
 
     Attributes
@@ -61,14 +92,9 @@ class LayerReport:
         """Number of weights."""
         return self.shape[0] * self.shape[1]
 
-    @property
-    def density(self) -> float:
-        """Fraction of the weights that differ from zero."""
-        return self.n_nonzero / self.n_weights
-
 
 @dataclass(frozen=True)
-class PruneReport:
+class PruneReport(OverLayers):
     """What `prune` did to a model.
 
     Attributes
@@ -117,26 +143,6 @@ class PruneReport:
     def n_atoms(self) -> int:
         """Number of atoms of the pruned layers."""
         return sum(layer.n_atoms for layer in self.layers)
-
-    @property
-    def n_weights(self) -> int:
-        """Number of weights of the pruned layers; densities are counted over these."""
-        return sum(layer.n_weights for layer in self.layers)
-
-    @property
-    def n_nonzero(self) -> int:
-        """Weights of the pruned layers that differ from zero."""
-        return sum(layer.n_nonzero for layer in self.layers)
-
-    @property
-    def density(self) -> float:
-        """Fraction of the weights of the pruned layers that differ from zero."""
-        return self.n_nonzero / self.n_weights
-
-    @property
-    def sparsity(self) -> float:
-        """Fraction of the weights of the pruned layers that are zero."""
-        return 1 - self.density
 
     def to_record(self) -> dict[str, Any]:
         """Return plain data: for JSON, and for the report of the command line.
