@@ -17,7 +17,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -280,6 +280,57 @@ def parse(
     if options.toy and (options.results in defaults or options.pages in defaults):
         parser.error("--toy needs --results and --pages of its own")
     return options
+
+
+def add_choices(
+    parser: argparse.ArgumentParser, choices: Mapping[str, Sequence[Any]]
+) -> None:
+    """Add an option for each part of a cell, to make some of the runs only.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        To which they are added.
+    choices : mapping of str to sequence
+        The values of each part.
+    """
+    for name, values in choices.items():
+        parser.add_argument(
+            f"--{name}",
+            nargs="+",
+            type=type(values[0]),
+            choices=values,
+            help=f"only these values of {name}",
+        )
+
+
+def chosen(
+    cells: Iterable[Row], choices: Iterable[str], options: argparse.Namespace
+) -> list[Row]:
+    """Return the runs that the options of `add_choices` leave.
+
+    Parameters
+    ----------
+    cells : iterable of dict
+        All runs.
+    choices : iterable of str
+        Parts of a cell that have an option.
+    options : argparse.Namespace
+        As parsed.
+
+    Returns
+    -------
+    list of dict
+        In the same order.
+    """
+    wanted = {name: getattr(options, name) for name in choices}
+    return [
+        cell
+        for cell in cells
+        if all(
+            values is None or cell[name] in values for name, values in wanted.items()
+        )
+    ]
 
 
 def say(text: str) -> None:

@@ -13,7 +13,16 @@ from typing import Any
 
 import torch
 
-from benchmarks._runs import Clock, Results, Row, arguments, carry_out, parse
+from benchmarks._runs import (
+    Clock,
+    Results,
+    Row,
+    add_choices,
+    arguments,
+    carry_out,
+    chosen,
+    parse,
+)
 from benchmarks.pruning import _networks_report, _train
 from vitalfew.exceptions import IncompatibleError
 from vitalfew.pruning import prune
@@ -77,6 +86,13 @@ CLAIMS = {
 }
 BLOCKS = {"4x1": (4, 1), "16x1": (16, 1), "8x8": (8, 8)}
 PATTERNS = ("unstructured", *BLOCKS, "2:4", "channels")
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "network": tuple(CLAIMS),
+    "pattern": PATTERNS,
+    "sparsity": SPARSITIES,
+    "arm": tuple(ARMS),
+    "seed": _train.SEEDS,
+}
 
 
 def structure(pattern: str, sparsity: float) -> Any:
@@ -206,27 +222,14 @@ def main(given: list[str] | None = None) -> int:
     """
     parser = arguments(__doc__, "pruning_networks.jsonl")
     parser.add_argument("--full", action="store_true", help="all patterns and arms")
-    parser.add_argument(
-        "--networks", nargs="+", choices=tuple(CLAIMS), help="only these"
-    )
-    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), help="only these")
-    parser.add_argument("--seeds", nargs="+", type=int, help="only these")
+    add_choices(parser, CHOICES)
     options = parse(parser, given)
     results = Results(options.results)
     left = 0
     if not options.report_only:
         seeds = (0,) if options.toy else _train.SEEDS
-        wanted = {
-            name: asked
-            for name in ("network", "arm", "seed")
-            if (asked := getattr(options, f"{name}s"))
-        }
         left = carry_out(
-            [
-                cell
-                for cell in cells(len(seeds), options.full)
-                if all(cell[name] in asked for name, asked in wanted.items())
-            ],
+            chosen(cells(len(seeds), options.full), CHOICES, options),
             lambda cell: run(cell, options.toy),
             results,
             options.budget_minutes,

@@ -19,8 +19,10 @@ from benchmarks._runs import (
     Memory,
     Results,
     Row,
+    add_choices,
     arguments,
     carry_out,
+    chosen,
     cores,
     parse,
     say,
@@ -31,6 +33,11 @@ from benchmarks.pruning import _scale_report
 SIZES, TOY_SIZES = (512, 1_024, 2_048, 4_096), (32, 64)
 METHODS = ("magnitude", "wanda", "obs", "admm", "iht")
 PATTERNS = ("unstructured", "16x1", "2:4")
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "size": (*SIZES, *TOY_SIZES),
+    "pattern": PATTERNS,
+    "method": METHODS,
+}
 DENSITY = 0.3
 N_SEQUENCES, LENGTH, N_FACTORS = 128, 2_048, 256
 MOST_SECONDS = 1_800  # of one run
@@ -161,8 +168,7 @@ def main(given: list[str] | None = None) -> int:
     """
     parser = arguments(__doc__, "pruning_scale.jsonl")
     parser.add_argument("--one", metavar="JSON", help="make one run and print it")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, help="only these")
-    parser.add_argument("--patterns", nargs="+", choices=PATTERNS, help="only these")
+    add_choices(parser, CHOICES)
     options = parse(parser, given)
     if options.one:
         asked: dict[str, Any] = json.loads(options.one)
@@ -173,12 +179,7 @@ def main(given: list[str] | None = None) -> int:
     if not options.report_only:
         say(f"{len(cores())} cores")
         left = carry_out(
-            [
-                cell
-                for cell in cells(options.toy)
-                if cell["method"] in (options.methods or METHODS)
-                and cell["pattern"] in (options.patterns or PATTERNS)
-            ],
+            chosen(cells(options.toy), CHOICES, options),
             lambda cell: run(cell, options.toy),
             results,
             options.budget_minutes,

@@ -17,7 +17,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks._runs import Clock, Results, Row, arguments, carry_out, parse
+from benchmarks._runs import (
+    Clock,
+    Results,
+    Row,
+    add_choices,
+    arguments,
+    carry_out,
+    chosen,
+    parse,
+)
 from benchmarks.pruning import _data, _train, _transformer_report
 from benchmarks.pruning._models import lost, minilm
 from vitalfew.exceptions import IncompatibleError
@@ -28,9 +37,18 @@ from vitalfew.pruning._methods import find_method, fits
 from vitalfew.pruning.reconstruction._layer import objective, refit
 from vitalfew.structures import NM, Blocks, Cardinality
 
+KINDS = ("layers", "gpt", "minilm")
 METHODS = ("magnitude", "wanda", "obs", "admm", "iht", "local-search")
+PATTERNS = ("unstructured", "2:4", "4:8", "16x1")
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9)
 SEEDS = (0, 1, 2)
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "kind": KINDS,
+    "pattern": PATTERNS,
+    "sparsity": SPARSITIES,
+    "method": METHODS,
+    "seed": SEEDS,
+}
 N_SEQUENCES, LENGTH, BATCH = 128, 128, 16
 N_TEST = 64  # sequences of other articles
 N_TEXTS, TEXT_LENGTH = 1_000, 64  # headlines; the first half trains the probe
@@ -62,7 +80,7 @@ def cells(seeds: tuple[int, ...]) -> Iterator[Row]:
     """Yield all runs: quick methods before slow ones, a seed before the next."""
     for methods in (METHODS[:4], METHODS[4:]):
         for seed in seeds:
-            for kind in ("layers", "gpt", "minilm"):
+            for kind in KINDS:
                 for pattern, sparsity in settings():
                     for method in methods:
                         yield {
@@ -350,12 +368,14 @@ def main(given: list[str] | None = None) -> int:
     int
         0, or 1 when runs are left for another time.
     """
-    options = parse(arguments(__doc__, "pruning_transformer.jsonl"), given)
+    parser = arguments(__doc__, "pruning_transformer.jsonl")
+    add_choices(parser, CHOICES)
+    options = parse(parser, given)
     results = Results(options.results)
     left = 0
     if not options.report_only:
         left = carry_out(
-            cells((0,) if options.toy else SEEDS),
+            chosen(cells((0,) if options.toy else SEEDS), CHOICES, options),
             lambda cell: run(cell, options.toy),
             results,
             options.budget_minutes,
