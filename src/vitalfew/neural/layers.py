@@ -65,7 +65,9 @@ class Layer(ABC):
 
     @property
     def parameter(self) -> nn.Parameter:
-        """The weight as the module holds it."""
+        """The weight as the module holds it; the one trained if it is parametrized."""
+        if parametrize.is_parametrized(self.module, "weight"):
+            return self.module.parametrizations.weight.original
         weight: nn.Parameter = self.module.weight
         return weight
 

@@ -28,6 +28,7 @@ from vitalfew.pruning._methods import allocations, methods
 from vitalfew.pruning._prune import prune
 from vitalfew.pruning._report import LayerReport, PruneReport
 from vitalfew.pruning.files import load, save
+from vitalfew.pruning.training import Pruner, training_methods
 
 __all__ = [
     "Allocation",
@@ -37,6 +38,7 @@ __all__ = [
     "MovementSums",
     "NetworkMethod",
     "PruneReport",
+    "Pruner",
     "Reconstruction",
     "SparsityReport",
     "allocations",
@@ -47,4 +49,5 @@ __all__ = [
     "prune",
     "save",
     "sparsity_report",
+    "training_methods",
 ]

@@ -40,6 +40,24 @@ class Target:
         """Return the structure with a number of atoms."""
         return self.structure if self.fixed else self.structure.with_budget(count)
 
+    def loosened(self, count: int, t: float) -> Any:
+        """Return the structure when a fraction t of what shall go has been removed.
+
+        Parameters
+        ----------
+        count : int
+            Atoms that stay in the end; without effect on a `fixed` structure.
+        t : float
+            From 0, where everything may stay, to 1. Budgets of cost do not loosen.
+        """
+        bound = self.structure
+        if not self.fixed:
+            n = bound.n_atoms
+            return self.with_count(count + int((1 - t) * (n - count) + 1e-9))
+        if not hasattr(bound, "m"):
+            return bound
+        return bound.widened((bound.m - t * (bound.m - bound.n)) / bound.n)
+
     def keeps_everything(self, asked: Any) -> bool:
         """Say whether what was asked for leaves nothing to remove."""
         if self.fixed:

@@ -26,7 +26,7 @@ from vitalfew.pruning._channels import clear_biases, output_layers
 from vitalfew.pruning._contracts import Allocation, Method
 from vitalfew.pruning._methods import find_allocation, find_method
 from vitalfew.pruning._progress import Finished, fingerprint
-from vitalfew.pruning._report import PruneReport
+from vitalfew.pruning._report import PruneReport, said
 from vitalfew.pruning._run import Progress, Run
 from vitalfew.structures import Channels
 
@@ -149,10 +149,10 @@ def prune(
             left={**left, **unfit},
         )
         if checkpoint is not None:
-            said = fingerprint(
+            print_ = fingerprint(
                 model, targets, chosen, work.allocation, structure, batches
             )
-            work.finished = Finished(Path(checkpoint), said)
+            work.finished = Finished(Path(checkpoint), print_)
         done = work.run()
         pruned = [target.layer for target in work.targets] if work.removes else []
         if pruned and isinstance(structure, Channels) and structure.axis == 0:
@@ -161,7 +161,7 @@ def prune(
             norms = _recalibrated(model, batches, work.notes)
         report = PruneReport(
             method=chosen.name,
-            structure=_said(structure),
+            structure=said(structure),
             allocation="fixed" if targets[0].fixed else work.allocation.name,
             atoms=noun(structure),
             layers=tuple(done),
@@ -178,18 +178,6 @@ def prune(
 
 def _silent(what: str, step: int, steps: int) -> None:
     del what, step, steps
-
-
-def _said(structure: Any) -> str:
-    """Write a structure as it was asked for."""
-    shown = {
-        name: value
-        for name, value in vars(structure).items()
-        if value is not None and name not in ("shape", "labels", "costs")
-        if not (name == "keep" and not value)
-    }
-    inner = ", ".join(f"{name}={value}" for name, value in shown.items())
-    return f"{type(structure).__name__}({inner})"
 
 
 def _check_weights(layers: Sequence[Layer]) -> None:
@@ -209,8 +197,8 @@ def _without_outputs(
 ) -> tuple[list[Layer], dict[str, str]]:
     """Leave out layers whose outputs are the model's, unless they are named."""
     ends = output_layers(model, layers, batches[0]) if include is None else set()
-    said = dict.fromkeys(ends, "its outputs are the model's")
-    return [layer for layer in layers if layer.name not in ends], {**left, **said}
+    reasons = dict.fromkeys(ends, "its outputs are the model's")
+    return [layer for layer in layers if layer.name not in ends], {**left, **reasons}
 
 
 @contextmanager

@@ -1,13 +1,15 @@
 """What pruning did."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from vitalfew.neural import Layer
 from vitalfew.solution import new_axes
 
 PICTURE = 64  # most rows and columns of a picture of a mask
@@ -251,3 +253,60 @@ def picture(mask: Tensor) -> tuple[tuple[int, ...], ...]:
     rows, cols = min(PICTURE, mask.shape[0]), min(PICTURE, mask.shape[1])
     cells = adaptive_avg_pool2d(mask.to(torch.float32)[None], (rows, cols))[0]
     return tuple(tuple(round(100 * float(v)) for v in row) for row in cells.cpu())
+
+
+def layer_report(
+    layer: Layer,
+    bound: Any,
+    method: str,
+    error: float | None = None,
+    n_tokens: int = 0,
+    notes: Sequence[str] = (),
+) -> tuple[LayerReport, Tensor]:
+    """Tell what has become of a layer, from its weight as it is.
+
+    Parameters
+    ----------
+    layer : Layer
+        Pruned.
+    bound : IndexStructure
+        On the shape of its matrix, with the budget that was asked for.
+    method, error, n_tokens, notes
+        As `LayerReport` has them.
+
+    Returns
+    -------
+    tuple of (LayerReport, bool tensor)
+        The report, and which entries of the weight belong to atoms that stay.
+    """
+    used = layer.weight != 0
+    atoms = np.flatnonzero(bound.scores(used.to(torch.float32)))
+    support = bound.support(atoms)
+    ones = torch.ones(len(support.ids), device=used.device)
+    mask = support.embed(ones) != 0
+    report = LayerReport(
+        name=layer.name,
+        shape=layer.shape,
+        method=method,
+        n_atoms=bound.n_atoms,
+        asked=int(bound.budget),
+        kept=len(atoms),
+        n_nonzero=int(used.sum()),
+        error=error,
+        n_tokens=n_tokens,
+        notes=tuple(notes),
+        picture=picture(mask),
+    )
+    return report, layer.as_weight(mask).clone()
+
+
+def said(structure: Any) -> str:
+    """Return a structure as it was asked for, in words."""
+    shown = {
+        name: value
+        for name, value in vars(structure).items()
+        if value is not None and name not in ("shape", "labels", "costs")
+        if not (name == "keep" and not value)
+    }
+    inner = ", ".join(f"{name}={value}" for name, value in shown.items())
+    return f"{type(structure).__name__}({inner})"

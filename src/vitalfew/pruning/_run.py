@@ -31,7 +31,7 @@ from vitalfew.pruning._contracts import (
     Reconstruction,
 )
 from vitalfew.pruning._progress import Finished
-from vitalfew.pruning._report import LayerReport, picture
+from vitalfew.pruning._report import LayerReport, layer_report
 from vitalfew.pruning.allocation import LAMP, Global
 from vitalfew.pruning.criteria import Magnitude, Wanda
 from vitalfew.pruning.reconstruction._layer import relative_error
@@ -249,7 +249,7 @@ class Run:
         def structure_at(t: float) -> Joint:
             """Return what may stay when a fraction t of the rest has been removed."""
             parts = tuple(
-                _between(target, count, t)
+                target.loosened(count, t)
                 for target, count in zip(self.targets, counts, strict=True)
             )
             if not together:
@@ -381,26 +381,9 @@ class Run:
         n_tokens: int,
         notes: Sequence[str] = (),
     ) -> LayerReport:
-        layer = target.layer
-        used = layer.weight != 0
-        atoms = np.flatnonzero(bound.scores(used.to(torch.float32)))
-        support = bound.support(atoms)
-        ones = torch.ones(len(support.ids), device=used.device)
-        mask = support.embed(ones) != 0
-        self.masks[layer.name] = layer.as_weight(mask).clone()
-        return LayerReport(
-            name=layer.name,
-            shape=layer.shape,
-            method=method,
-            n_atoms=bound.n_atoms,
-            asked=int(bound.budget),
-            kept=len(atoms),
-            n_nonzero=int(used.sum()),
-            error=error,
-            n_tokens=n_tokens,
-            notes=tuple(notes),
-            picture=picture(mask),
-        )
+        report, mask = layer_report(target.layer, bound, method, error, n_tokens, notes)
+        self.masks[report.name] = mask
+        return report
 
 
 def _without_ties_at_zero(
@@ -440,17 +423,6 @@ def _with_room(counts: list[int], least: Sequence[int]) -> list[int]:
             spare[np.argmax(spare)] -= 1
             spare[i] += 1
     return [int(n) for n in spare + np.array(least)]
-
-
-def _between(target: Target, count: int, t: float) -> Any:
-    """Structure of a layer when a fraction t of what it shall lose has been removed."""
-    if not target.fixed:
-        n = target.structure.n_atoms
-        return target.with_count(count + int((1 - t) * (n - count) + 1e-9))
-    bound = target.structure
-    if not hasattr(bound, "m"):
-        return bound
-    return bound.widened((bound.m - t * (bound.m - bound.n)) / bound.n)
 
 
 def _floating(weight: Tensor) -> Tensor:

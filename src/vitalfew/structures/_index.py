@@ -187,8 +187,19 @@ class IndexStructure:
         marks[list(atoms) if isinstance(atoms, tuple) else atoms] = True
         return marks
 
-    def _choose(self, scores: Scores) -> Ints:
-        """Feasible atoms of largest total score; kept ones always, zero ones never."""
+    def choose(self, scores: Scores) -> Ints:
+        """Return the feasible atoms of largest total score, the largest first.
+
+        Parameters
+        ----------
+        scores : array of shape (n_atoms,)
+            Not negative.
+
+        Returns
+        -------
+        integer array of shape (k,)
+            Kept atoms always, atoms that score zero never.
+        """
         scores = scores.copy()
         kept = np.asarray(self.keep, np.int64)
         scores[kept] = np.inf
@@ -209,7 +220,7 @@ class IndexStructure:
 
     def largest(self, x: Array) -> Coordinates:
         """Return the support of the projection of `x`, the largest atom first."""
-        return self.support(self._choose(self.scores(x)))
+        return self.support(self.choose(self.scores(x)))
 
     def strongest(
         self, gradient: Array, support: Coordinates, count: int
@@ -242,7 +253,7 @@ class IndexStructure:
         """Return the feasible part of a support that carries most of `z`."""
         weight = np.full(self.n_atoms, -1.0)
         weight[support.atoms] = self._weight(support, z)
-        chosen = self._choose(weight)
+        chosen = self.choose(weight)
         inside = self._marked(chosen)[support.atoms]
         return self.support(support.atoms[inside])
 

@@ -166,9 +166,10 @@ class Groups(IndexStructure):
         assert self.max_cost is not None
         return self.max_cost * (1 + 1e-12) - self.size_of(atoms)
 
-    def _choose(self, scores: Scores) -> Ints:
+    def choose(self, scores: Scores) -> Ints:
+        """Return the atoms of largest total score within the budget."""
         if self.max_cost is None:
-            return super()._choose(scores)
+            return super().choose(scores)
         kept = np.asarray(self.keep, np.int64)
         free = np.setdiff1d(np.flatnonzero(scores > 0), kept)
         taken = knapsack(scores[free], self.costs[free], self._left(kept))

@@ -292,11 +292,12 @@ class Joint(IndexStructure):
             part._within(own) for part, own in self._local(atoms) if self._rules(part)
         )
 
-    def _choose(self, scores: Scores) -> Ints:
+    def choose(self, scores: Scores) -> Ints:
+        """Return the atoms of largest score that the parts and the budget allow."""
         scores = scores.copy()
         if not self._shared:
             chosen = np.concatenate(
-                [s.start + part._choose(scores[s]) for part, s in self._slices()]
+                [s.start + part.choose(scores[s]) for part, s in self._slices()]
             )
             scores[list(self.keep)] = np.inf
             chosen = np.sort(chosen)

@@ -175,7 +175,8 @@ class NM(IndexStructure):
     def _within(self, atoms: Ints) -> bool:
         return bool(np.all(self._sizes(atoms) <= self.n))
 
-    def _choose(self, scores: Scores) -> Ints:
+    def choose(self, scores: Scores) -> Ints:
+        """Return the largest entries of each run."""
         scores = scores.copy()
         scores[list(self.keep)] = np.inf
         chosen = np.flatnonzero(self._largest_of_runs(scores) & (scores > 0))

@@ -1,0 +1,619 @@
+"""Pruning while a network trains."""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from vitalfew._validation import check_count
+from vitalfew.neural import prunable_layers
+from vitalfew.pruning._budgets import noun, targets_of, total_count
+from vitalfew.pruning._contracts import Allocation, Part
+from vitalfew.pruning._methods import find_allocation
+from vitalfew.pruning._report import PruneReport, layer_report, said
+from vitalfew.pruning.training._contracts import Phase, Schedule, phases_of
+from vitalfew.pruning.training._distributed import agreed, check_not_wrapped
+from vitalfew.pruning.training._gate import Gate
+from vitalfew.pruning.training._history import Event, History
+from vitalfew.pruning.training._methods import find_pair
+from vitalfew.pruning.training._optimizers import Optimizers
+from vitalfew.pruning.training._site import Marks, Site, whole
+from vitalfew.pruning.training._tiles import Tiles
+
+FORMAT = 1  # of `state_dict`
+MOST_EVENTS = 1000  # of steps in which nothing changed
+
+
+class Pruner:
+    """Prune a network while it trains, to an exact budget.
+
+    Feels like a learning-rate scheduler: make it after the optimizer, call `step` after
+    every step of the optimizer and `finalize` at the end. The model's code does not
+    change: weights are parametrized, and stay the same parameters.
+
+    Parameters
+    ----------
+    model : Module
+        To be trained, not yet wrapped for several processes.
+    structure : IndexStructure
+        Which weights may stay in the end, as `prune` takes it.
+    method : str, default="sequential-attention++"
+        A score and a schedule that belong together, one of `training_methods()`.
+    score, schedule : Score, Criterion, Schedule or str, optional
+        Replace either half of the method.
+    total_steps : int
+        Steps of the optimizer in the whole training.
+    optimizer : Optimizer or sequence of Optimizer, optional
+        Whose moments are forgotten where the schedule says so, and which trains the
+        score's parameters in a group of their own. Without it, give `parameters()` to
+        yours.
+    allocation : str or Allocation, default="uniform"
+        How the budget is divided among layers, at each selection anew; see `prune`.
+    include, exclude : str or sequence of str, optional
+        Patterns (`fnmatch`) on full names of modules.
+    min_blocks : int, default=100
+        Layers with fewer atoms are left dense.
+    rng : int, default=0
+        Seed of what is random; the same in all processes.
+    callback : callable, optional
+        Told every `Event` as it is recorded.
+
+    Attributes
+    ----------
+    history : History
+        What has happened: sparsity, changes of masks, the loss; as a table or a plot.
+    left : dict of str to str
+        Modules with a weight matrix that stay dense, each with the reason.
+
+    Raises
+    ------
+    ValueError
+        If the arguments do not fit the model, or the model is wrapped already.
+
+    Notes
+    -----
+    A step costs one product with each pruned weight and its backward pass; memory is
+    one number for each atom, a copy of the weights where they are rewound or averaged,
+    and what the score remembers of gradients.
+
+    Examples
+    --------
+    >>> from vitalfew.structures import Blocks
+    >>> model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32))
+    >>> optimizer = torch.optim.Adam(model.parameters())
+    >>> pruner = Pruner(model, Blocks((4, 4), density=0.25), total_steps=50,
+    ...                 optimizer=optimizer)
+    >>> for _ in range(50):
+    ...     x = torch.randn(16, 32)
+    ...     loss = (model(x) - x).square().mean()
+    ...     optimizer.zero_grad()
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     pruner.step()
+    >>> report = pruner.finalize()
+    >>> report.kept, report.n_atoms
+    (64, 256)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        structure: Any,
+        *,
+        method: str = "sequential-attention++",
+        score: Any = None,
+        schedule: Schedule | str | None = None,
+        total_steps: int,
+        optimizer: Any = None,
+        allocation: str | Allocation = "uniform",
+        include: str | Sequence[str] | None = None,
+        exclude: str | Sequence[str] | None = None,
+        min_blocks: int = 100,
+        rng: int = 0,
+        callback: Callable[[Event], None] | None = None,
+    ) -> None:
+        check_not_wrapped(model)
+        check_count("rng", rng, 0)
+        self.model, self.structure, self.seed = model, structure, rng
+        self.score, self.schedule = find_pair(method, score, schedule)
+        self.allocation = find_allocation(allocation)
+        if self.allocation.measures:
+            raise ValueError(
+                f"allocation {self.allocation.name!r} measures losses, which training "
+                "has no time for; use 'uniform', 'erk', 'lamp' or 'global'"
+            )
+        self.total_steps = total_steps
+        self.phases = phases_of(self.schedule, total_steps)
+        self.optimizers = Optimizers(optimizer)
+        self.history = History(callback)
+        self.n_steps = 0
+        self.loss: float | None = None
+
+        layers, self.left = prunable_layers(model, include, exclude)
+        frozen = [layer for layer in layers if not layer.parameter.requires_grad]
+        self.left |= {layer.name: "it is frozen" for layer in frozen}
+        layers = [layer for layer in layers if layer.parameter.requires_grad]
+        self.targets, unfit = targets_of(structure, layers, min_blocks)
+        self.left |= unfit
+        self.total = 0 if self._fixed else total_count(structure, self.targets)
+        self.sites = [self._gated(target) for target in self.targets]
+        self._sizes = [site.tiles.sizes().numpy() for site in self.sites]
+        self._n_weights = sum(int(sizes.sum()) for sizes in self._sizes)
+        self._sparsity = 0.0
+        self._every = max(1, total_steps // MOST_EVENTS)
+        self._trusted: list[Tensor] = []  # weights to go back to
+        self._means: list[Tensor] = []
+        self._n_means = 0
+        self._warned = False
+        self._finished = False
+        self.optimizers.join(
+            self.parameters(),
+            [site.layer.parameter for site in self.sites],
+            self.score.options,
+        )
+        self._phase = self.phases[0]
+        self._enter(self._phase, None)
+
+    def _gated(self, target: Any) -> Site:
+        """Parametrize the weight of a layer, and of those that share it."""
+        layer, bound = target.layer, target.structure
+        everything = sum(t.structure.n_atoms for t in self.targets)
+        density = (
+            bound.budget / bound.n_atoms if target.fixed else self.total / everything
+        )
+        gate = Gate(layer, Tiles(bound), self.score, min(1.0, density))
+        gate.train(layer.module.training)
+        for module in (layer.module, *layer.sharing):
+            parametrize.register_parametrization(module, "weight", gate)
+        return Site(layer, bound, target.fixed, gate, np.ones(bound.n_atoms, bool))
+
+    # -- what the user sees ------------------------------------------------------------
+
+    @property
+    def phase(self) -> str:
+        """Name of the present phase."""
+        return self._phase.name
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the pruned layers' weights that the network does not see."""
+        return self._sparsity
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """Atoms that are there now, by the name of the layer."""
+        return {site.name: int(site.kept.sum()) for site in self.sites}
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Which entries of each weight belong to atoms that are there, in its shape."""
+        return {
+            site.name: site.layer.as_weight(
+                site.entries(torch.from_numpy(site.kept))
+            ).clone()
+            for site in self.sites
+        }
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the score, which train along."""
+        return [p for site in self.sites for p in site.gate.own().values()]
+
+    def step(self, loss: Any = None) -> None:
+        """Go on by one step; call it after the optimizer's, before `zero_grad`.
+
+        Parameters
+        ----------
+        loss : float or tensor, optional
+            Of this step, for the history; training is stopped where it is not finite.
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss or what is scored is not finite; masks are the last good ones.
+        RuntimeError
+            If a pruned layer is not as it was left, or after `finalize`.
+        """
+        self._check_gates()
+        self.loss = None if loss is None else float(loss)
+        if self.loss is not None and not math.isfinite(self.loss):
+            raise FloatingPointError(
+                f"the loss is {self.loss} after {self.n_steps} steps: masks are those "
+                "of the last selection; go back to a checkpoint, with a lower rate"
+            )
+        self.n_steps += 1
+        for site in self.sites:
+            site.observe(self.score.needs)
+        progress = min(1.0, self.n_steps / self.total_steps)
+        with torch.no_grad():
+            for site in self.sites:
+                rate = self.optimizers.rate(site.layer.parameter)
+                self.score.regularize(site, rate, progress)
+        old, self._phase = self._phase, self._phase_at(self.n_steps)
+        if self._phase.average:
+            self._average()
+        if self._phase is not old:
+            self._enter(self._phase, old)
+        elif self._phase.selects_at(self.n_steps):
+            self._select(again=True)
+        elif self.n_steps == self.total_steps and self._phase.removed[0] < 1:
+            self._select(again=True)  # a phase that removes to its very end
+        elif self._phase.leak != (0.0, 0.0):
+            self._show()
+        if self.loss is not None and self.n_steps % self._every == 0:
+            self._record()
+        self._look_ahead()
+
+    def finalize(self) -> PruneReport:
+        """Fold everything into the weights; the function of the model stays the same.
+
+        Before the last step of the schedule what is still to be removed is removed
+        first, and a warning says so.
+
+        Returns
+        -------
+        PruneReport
+            Of what was kept, with the masks. Parametrizations are gone and weights are
+            the parameters they were; the score's parameters have left the optimizer.
+        """
+        self._check_gates()
+        early = self.n_steps < self.total_steps
+        if early:
+            warnings.warn(
+                f"finalized after {self.n_steps} of {self.total_steps} steps: what was "
+                "still to be removed is removed now",
+                stacklevel=2,
+            )
+        if self._phase.removed_at(self.n_steps) < 1:
+            self._phase = replace(self.phases[-1], alive=False)
+            self.n_steps = self.total_steps
+            self._select(again=False)
+        if self._phase.average and not early:
+            self._take_means()
+        self._check_finite([site.matrix for site in self.sites], "weights")
+        own = self.parameters()
+        layers, masks = [], {}
+        for target, site in zip(self.targets, self.sites, strict=True):
+            site.show(site.kept)
+            with torch.no_grad():
+                seen = whole(site.gate(whole(site.layer.parameter)))
+                hidden = ~site.layer.as_weight(
+                    site.entries(torch.from_numpy(site.kept).to(seen.device))
+                )
+                seen = seen.masked_fill(hidden, 0)
+            site.write(site.layer.as_matrix(seen))
+            for module in (site.layer.module, *site.layer.sharing):
+                parametrize.remove_parametrizations(
+                    module, "weight", leave_parametrized=False
+                )
+            bound = target.with_count(int(site.kept.sum()))
+            report, _ = layer_report(site.layer, bound, self.score.name)
+            layers.append(report)
+            masks[site.name] = ~hidden
+        self.optimizers.leave(own)
+        self._finished = True
+        return PruneReport(
+            method=f"{self.score.name}, {self.schedule.name}",
+            structure=said(self.structure),
+            allocation="fixed" if self._fixed else self.allocation.name,
+            atoms=noun(self.structure),
+            layers=tuple(layers),
+            left=self.left,
+            masks=masks,
+        )
+
+    # -- checkpoints -------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all there is to go on from, besides the model's and optimizer's own.
+
+        Returns
+        -------
+        dict
+            Tensors and plain data: `torch.load(..., weights_only=True)` reads it.
+        """
+        return {
+            "format": FORMAT,
+            "said": self._said(),
+            "n_steps": self.n_steps,
+            "kept": {s.name: torch.from_numpy(s.kept.copy()) for s in self.sites},
+            "seen": {s.name: dict(s.seen) for s in self.sites},
+            "n_seen": {s.name: s.n_steps for s in self.sites},
+            "trusted": list(self._trusted),
+            "means": list(self._means),
+            "n_means": self._n_means,
+            "history": self.history.to_rows(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; load the model's and the optimizer's too.
+
+        Raises
+        ------
+        ValueError
+            If the state is of another pruning than this one.
+        """
+        if state.get("format") != FORMAT or state.get("said") != self._said():
+            raise ValueError(
+                "this state is of another pruning: make the Pruner with the same "
+                f"arguments; it was made with {state.get('said')}, this one with "
+                f"{self._said()}"
+            )
+        self.n_steps = int(state["n_steps"])
+        self._phase = self._phase_at(self.n_steps)
+        self._trusted = [t.clone() for t in state["trusted"]]
+        self._means = [t.clone() for t in state["means"]]
+        self._n_means = int(state["n_means"])
+        self.history.from_rows(state["history"])
+        for site in self.sites:
+            site.seen = {k: v.clone() for k, v in state["seen"][site.name].items()}
+            site.n_steps = int(state["n_seen"][site.name])
+            site.kept = state["kept"][site.name].cpu().numpy().astype(bool)
+        self._sparsity = self._hidden() / self._n_weights
+        self._show()
+        self._look_ahead()
+
+    def _said(self) -> str:
+        layers = ", ".join(f"{s.name} {s.tiles.shape}" for s in self.sites)
+        return (
+            f"{said(self.structure)}, {self.score}, {self.schedule}, "
+            f"{self.allocation}, {self.total_steps} steps, {layers}"
+        )
+
+    # -- phases ------------------------------------------------------------------------
+
+    @property
+    def _fixed(self) -> bool:
+        return bool(self.targets[0].fixed)
+
+    def _phase_at(self, n_steps: int) -> Phase:
+        for phase in self.phases:
+            if n_steps < phase.end:
+                return phase
+        return self.phases[-1]
+
+    def _enter(self, phase: Phase, old: Phase | None) -> None:
+        if old is not None and old.average:
+            self._take_means()
+        if phase.remember:
+            self._trusted = [site.matrix.clone() for site in self.sites]
+        if phase.reset:
+            self._reset()
+        if phase.removed == (0.0, 0.0):
+            self._apply([np.ones(site.n_atoms, bool) for site in self.sites])
+        else:
+            self._select(again=False)
+        if phase.rewind and self._trusted:
+            for site, weight in zip(self.sites, self._trusted, strict=True):
+                gone = ~site.entries(torch.from_numpy(site.kept).to(weight.device))
+                site.write(weight.masked_fill(gone, 0) if phase.zero else weight)
+        self._record()
+        self._look_ahead()
+
+    def _reset(self) -> None:
+        if self.optimizers:
+            self.optimizers.reset()
+        elif not self._warned and self.n_steps:
+            self._warned = True
+            warnings.warn(
+                "the schedule resets the optimizer here, which needs "
+                "Pruner(optimizer=...); going on without",
+                stacklevel=3,
+            )
+
+    def _look_ahead(self) -> None:
+        """Let gradients of hidden weights through in the step that needs them."""
+        phase, ahead = self._phase, self.n_steps + 1
+        for site in self.sites:
+            site.gate.straight_through = phase.straight_through or (
+                phase.grow == "gradient" and phase.selects_at(ahead)
+            )
+
+    # -- selections --------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _select(self, again: bool) -> None:
+        """Choose the atoms of every layer as the phase says."""
+        phase = self._phase
+        if phase.grow and again:
+            self._apply(self._regrown(phase))
+            return
+        saliencies = self._saliencies()
+        stay = not phase.revive if again else phase.alive
+        alive = [
+            site.kept if stay else np.ones(site.n_atoms, bool) for site in self.sites
+        ]
+        removed = phase.removed_at(self.n_steps)
+        counts = self._counts(saliencies, alive, removed)
+        chosen = [
+            self._chosen(target, saliency, here, count, removed)
+            for target, saliency, here, count in zip(
+                self.targets, saliencies, alive, counts, strict=True
+            )
+        ]
+        for site, marks in zip(self.sites, chosen, strict=True):
+            if marks.sum() < site.n_atoms:
+                self.score.compensate(site, torch.from_numpy(marks))
+        self._apply(chosen)
+
+    def _saliencies(self) -> list[Any]:
+        """What each atom of each layer scores, not negative, on the host."""
+        found = [
+            self.score.saliency(site).to(torch.float64).reshape(-1)
+            for site in self.sites
+        ]
+        found = agreed(found)
+        self._check_finite(found, "scores")
+        return [(s - s.min().clamp(max=0)).cpu().numpy() for s in found]
+
+    def _check_finite(self, tensors: Sequence[Tensor], what: str) -> None:
+        for site, tensor in zip(self.sites, tensors, strict=True):
+            if not bool(torch.isfinite(tensor).all()):
+                raise FloatingPointError(
+                    f"the {what} of layer {site.name!r} are not finite after "
+                    f"{self.n_steps} steps, the training has diverged: masks are those "
+                    "of the last selection; go back to a checkpoint, with a lower rate"
+                )
+
+    def _counts(
+        self, saliencies: list[Any], alive: list[Marks], removed: float
+    ) -> list[int]:
+        """How many atoms each layer keeps when some of what shall go is removed."""
+        sizes = [site.n_atoms for site in self.sites]
+        if self._fixed:
+            return sizes
+        everything = sum(sizes)
+        total = everything - math.floor(removed * (everything - self.total) + 1e-9)
+        parts = [
+            Part(site.layer, site.structure, np.where(here, saliency, 0.0))
+            for site, here, saliency in zip(self.sites, alive, saliencies, strict=True)
+        ]
+        return self.allocation.counts(parts, max(total, self.total))
+
+    @staticmethod
+    def _chosen(
+        target: Any, saliency: Any, alive: Marks, count: int, removed: float
+    ) -> Marks:
+        """Mark the atoms that stay: exactly as many as there may be, dead ones last."""
+        bound = (
+            target.with_count(count)
+            if not target.fixed
+            else target.loosened(0, removed)
+        )
+        if not target.fixed or hasattr(bound, "m"):  # only their order matters
+            order = np.lexsort((np.arange(len(saliency))[::-1], saliency, alive))
+            scores = np.empty(len(saliency))
+            scores[order] = np.arange(1, len(saliency) + 1)
+        else:
+            scores = np.where(alive, saliency + np.finfo(float).tiny, 0.0)
+        marks = np.zeros(len(saliency), bool)
+        marks[bound.choose(scores)] = True
+        return marks
+
+    def _regrown(self, phase: Phase) -> list[Marks]:
+        """Exchange some of the atoms: the weakest leave, others come back as zeros."""
+        share = phase.exchanged / 2
+        share *= 1 + math.cos(math.pi * phase.progress(self.n_steps))
+        strength = self._saliencies()
+        gains = agreed([self._gain(site, phase) for site in self.sites])
+        found = []
+        for target, site, strong, gain in zip(
+            self.targets, self.sites, strength, gains, strict=True
+        ):
+            n_leaving = int(share * site.kept.sum())
+            inside = np.flatnonzero(site.kept)
+            order = inside[np.argsort(strong[inside], kind="stable")]
+            staying = np.zeros(site.n_atoms, bool)
+            staying[order[n_leaving:]] = True
+            marks = self._chosen(
+                target, gain.cpu().numpy(), staying, int(site.kept.sum()), 1.0
+            )
+            found.append(marks)
+        return found
+
+    def _gain(self, site: Site, phase: Phase) -> Tensor:
+        """What speaks for atoms that are not there."""
+        if phase.grow == "random":
+            place = self.sites.index(site)
+            rng = np.random.default_rng((self.seed, self.n_steps, place))
+            return torch.from_numpy(rng.random(site.n_atoms))
+        gradient = site.gradient
+        if gradient is None:
+            raise RuntimeError(
+                "there are no gradients: call Pruner.step before zero_grad"
+            )
+        return site.tiles.sums(gradient.to(torch.float64).square())
+
+    # -- masks and weights -------------------------------------------------------------
+
+    def _hidden(self) -> int:
+        """How many weights the network does not see."""
+        return sum(
+            int(sizes[~site.kept].sum())
+            for sizes, site in zip(self._sizes, self.sites, strict=True)
+        )
+
+    def _show(self) -> None:
+        leak = self._phase.leak_at(self.n_steps)
+        for site in self.sites:
+            site.show(site.kept, leak)
+
+    @torch.no_grad()
+    def _apply(self, chosen: list[Marks]) -> None:
+        """Change the masks, and the weights and moments of what they hide."""
+        phase = self._phase
+        changed = 0
+        for site, marks in zip(self.sites, chosen, strict=True):
+            moved = site.kept != marks
+            changed += int(moved.sum())
+            site.show(marks, phase.leak_at(self.n_steps))
+            hidden = not marks.all()
+            if hidden and phase.zero and (moved.any() or phase.grow):
+                gone = ~site.entries(torch.from_numpy(marks).to(site.matrix.device))
+                if phase.grow:  # what comes back begins at zero, without moments
+                    fresh = torch.from_numpy(marks & moved).to(gone.device)
+                    gone = gone | site.entries(fresh)
+                site.write(site.matrix.masked_fill(gone, 0))
+                self.optimizers.forget(site.layer.parameter, site.layer.as_weight(gone))
+        self._sparsity = self._hidden() / self._n_weights
+        self._record(changed)
+
+    def _average(self) -> None:
+        """Add the present weights to the mean of the second half of a phase."""
+        phase = self._phase
+        if phase.progress(self.n_steps) < 0.5:
+            self._means, self._n_means = [], 0
+            return
+        self._n_means += 1
+        now = [site.matrix.to(torch.float32) for site in self.sites]
+        if not self._means:
+            self._means = [weight.clone() for weight in now]
+        else:
+            for mean, weight in zip(self._means, now, strict=True):
+                mean += (weight - mean) / self._n_means
+
+    def _take_means(self) -> None:
+        for site, mean in zip(self.sites, self._means, strict=False):
+            site.write(mean)
+        self._means, self._n_means = [], 0
+
+    # -- what else ---------------------------------------------------------------------
+
+    def _record(self, changed: int = 0) -> None:
+        self.history.add(
+            Event(
+                step=self.n_steps,
+                phase=self._phase.name,
+                sparsity=self._sparsity,
+                kept=sum(self.kept.values()),
+                changed=changed,
+                loss=self.loss,
+            )
+        )
+
+    def _check_gates(self) -> None:
+        if self._finished:
+            raise RuntimeError("this Pruner is finalized; make another to prune more")
+        for site in self.sites:
+            module = site.layer.module
+            found = getattr(module, "parametrizations", {})
+            gated = "weight" in found and found["weight"][0] is site.gate
+            if not gated or not _holds(self.model, site.name, module):
+                raise RuntimeError(
+                    f"layer {site.name!r} was changed after the Pruner was made: "
+                    "change the model first, then make the Pruner; or finalize, change "
+                    "it, and make another"
+                )
+
+
+def _holds(model: nn.Module, name: str, module: nn.Module) -> bool:
+    """Whether a module is still where it was."""
+    try:
+        return model.get_submodule(name) is module
+    except AttributeError:
+        return False
