@@ -2,10 +2,13 @@
 
 import contextlib
 import gzip
+import html
 import json
+import re
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("transformers")
 
+from safetensors import safe_open  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from tests.cli.models import write_bert, write_gpt2, write_text  # noqa: E402
@@ -27,7 +31,7 @@ from vitalfew.cli._app import app  # noqa: E402
 from vitalfew.neural import prunable_layers  # noqa: E402
 from vitalfew.pruning.files import read  # noqa: E402
 from vitalfew.records import RunRecord  # noqa: E402
-from vitalfew.structures import NM  # noqa: E402
+from vitalfew.structures import NM, Cardinality  # noqa: E402
 
 
 def run(*arguments):
@@ -73,8 +77,9 @@ def pruned(folder, tmp_path, *options):
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
     model = read(out)
     results = record.results
-    layers = {layer.name: layer for layer in prunable_layers(model, "*")[0]}
-    assert results["layers"]
+    names = [layer["name"] for layer in results["layers"]]
+    layers = {layer.name: layer for layer in prunable_layers(model, ["*", *names])[0]}
+    assert names
     for said in results["layers"]:
         weight = layers[said["name"]].weight
         assert tuple(said["shape"]) == tuple(weight.shape)
@@ -163,14 +168,14 @@ def test_two_of_four(models, tmp_path, structure):
 
 
 def test_a_difference_of_decimals_is_exact():
-    from vitalfew.cli import prune as module
+    from vitalfew.cli._prune_options import Asked, density_of
 
     for tenths in range(10):
-        asked = module._Asked(
-            **dict.fromkeys(module._Asked.__dataclass_fields__, None)
+        asked = Asked(
+            **dict.fromkeys(Asked.__dataclass_fields__, None)
             | {"sparsity": tenths / 10}
         )
-        assert module._density(asked) == float(f"{(10 - tenths) / 10}")
+        assert density_of(asked) == float(f"{(10 - tenths) / 10}")
 
 
 def test_labels_come_with_the_text_of_a_causal_model(models, tmp_path):
@@ -239,7 +244,125 @@ def test_min_blocks_leaves_small_layers(models, tmp_path):
     options = ("--sparsity", "0.5", "--structure", "blocks:16x1", "--min-blocks", "20")
     record, _, _ = pruned(models / "bert", tmp_path, *options)
     assert {tuple(x["shape"]) for x in record.results["layers"]} == {(32, 16), (16, 32)}
-    assert "fewer than min_blocks" in str(record.results["left"].values())
+    assert "fewer than --min-blocks 20" in str(record.results["left"].values())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("bert", ("--exclude", "*.query")),
+        ("bert", ("--exclude", "*.query", "--dense")),
+        ("bert", ("--structure", "blocks:4x1", "--include", "*dense")),
+        ("gpt2", ("--include", "lm_head")),  # and with it the embedding of words
+        ("half", ("--include", "*.c_fc")),  # the others have zeros from before
+        ("gpt2", ()),
+    ],
+)
+def test_it_says_what_stays_dense(models, tmp_path, name, options):
+    folder = models / name
+    if name == "half":
+        folder = tmp_path / name
+        pruned(models / "gpt2", tmp_path, "--sparsity", "0.8")
+        (tmp_path / "out").rename(folder)
+    record, model, result = pruned(folder, tmp_path, "--sparsity", "0.9", *options)
+    weights = {f"{layer['name']}.weight" for layer in record.results["layers"]}
+    if "lm_head.weight" in weights:
+        weights.add("transformer.wte.weight")
+    # what the file holds, tensor by tensor
+    held = {}
+    (path,) = (tmp_path / "out").glob("*.safetensors")
+    with safe_open(path, framework="np") as file:
+        for key in file.keys():  # noqa: SIM118
+            tensor = key.removesuffix(".bits").removesuffix(".values")
+            held[tensor] = held.get(tensor, 0) + file.get_tensor(key).nbytes
+    counts = {"embeddings": 0, "other layers": 0, "biases, norms and the rest": 0}
+    n_bytes = 0
+    for parameter, p in model.named_parameters():
+        if parameter in weights:
+            continue
+        n_bytes += held[parameter]
+        kind = "biases, norms and the rest"
+        if re.search(r"_embeddings\.weight|\.w[tp]e\.", parameter):
+            kind = "embeddings"
+        elif p.ndim == 2:
+            kind = "other layers"
+        counts[kind] += p.numel()
+    share = n_bytes / path.stat().st_size
+    parts = ", ".join(f"{kind} ({n:,})" for kind, n in counts.items() if n)
+    assert (
+        f"stays dense: {sum(counts.values()):,} parameters, {n_bytes:,} bytes, "
+        f"{share:.1%} of the file after not pruned: {parts}"
+    ) in " ".join(result.stdout.split())
+    assert record.results["not_pruned"]["bytes"] == n_bytes
+    assert (counts["other layers"] > 0) == bool(options)
+
+
+def test_kinds_of_what_stays_dense():
+    from vitalfew.cli._prune_record import _not_pruned
+
+    class Codes(torch.nn.Module):  # as in quantisers: says how many, has no weight
+        def __init__(self):
+            super().__init__()
+            self.num_embeddings = 2
+            self.table = torch.nn.Parameter(torch.ones(2, 3))
+
+    model = torch.nn.ModuleDict(
+        {
+            "words": torch.nn.Embedding(4, 3),
+            "codes": Codes(),
+            "first": torch.nn.Linear(3, 5),
+            "second": torch.nn.Linear(5, 2, bias=False).double(),
+        }
+    )
+    report = pruning.prune(model, Cardinality(density=0.4), exclude="second")
+    done = SimpleNamespace(
+        model=model,
+        report=report,
+        counts=pruning.sparsity_report(model, report=report),
+        asked=SimpleNamespace(dense=False),
+    )
+    n_bytes = 4 * (4 * 3 + 2 * 3 + 5) + 8 * 5 * 2
+    expected = {"embeddings": 12, "layers": 10, "others": 2 * 3 + 5, "bytes": n_bytes}
+    assert _not_pruned(done) == expected
+
+
+def test_a_model_pruned_as_a_whole_has_no_such_line():
+    from vitalfew.cli._prune_tables import _not_pruned
+
+    found = {"embeddings": 0, "layers": 0, "others": 0, "bytes": 0}
+    assert _not_pruned(found, 100) == []
+
+
+def test_reasons_name_options_of_the_command(models, tmp_path):
+    record, _, result = pruned(models / "gpt2", tmp_path, "--structure", "2:4")
+    why = "its weight is an embedding's too; name it in --include to prune"
+    assert record.results["left"]["lm_head"] == why
+    assert f"left dense: lm_head: {why}" in result.stderr
+    for name in ("recipe.json", "report.html", "result.json"):
+        text = html.unescape((tmp_path / "out" / name).read_text(encoding="utf-8"))
+        assert "name it in --include to prune" in text
+        assert "include=" not in text
+    said, _ = fails(models / "gpt2", "--structure", "2:4", "--min-blocks", "9999")
+    assert "--min-blocks 9999" in said
+    assert "min_blocks" not in said
+
+
+@pytest.mark.parametrize(
+    ("said", "own"),
+    [
+        ("give calibration=batches, or", "give --calibration FILE, or"),
+        ("give calibration= to estimate", "give --calibration to estimate"),
+        ("fewer than min_blocks=4; x", "fewer than --min-blocks 4; x"),
+        ("method='local-search' takes", "--method 'local-search' takes"),
+        ("(allocation='global')", "(--allocation 'global')"),
+        ("keep them with exclude='a.b-0'", "keep them with --exclude 'a.b-0'"),
+        ("my_include=3 loss=...", "my_include=3 loss=..."),
+    ],
+)
+def test_arguments_become_options(said, own):
+    from vitalfew.cli._prune_work import in_own_terms
+
+    assert in_own_terms(said) == own
 
 
 def test_the_same_command_gives_the_same_model(models, tmp_path):

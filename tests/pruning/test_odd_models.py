@@ -11,9 +11,13 @@ from vitalfew.neural import as_batches, collect, prunable_layers
 from vitalfew.neural.propagation import propagate
 from vitalfew.pruning import prune
 from vitalfew.pruning.allocation import Uniform
+from vitalfew.pruning.network import CHITA
 from vitalfew.structures import NM, Blocks, Cardinality, Channels
 
-METHODS = ["magnitude", "wanda", "taylor", "obs", "chita"]
+METHODS = [
+    *("magnitude", "wanda", "taylor", "obs"),
+    pytest.param(CHITA(n_stages=2, n_refits=1, n_samples=20), id="chita"),
+]
 
 
 def mlp(n_in=6, n_hidden=8, n_out=4, seed=0):

@@ -82,10 +82,13 @@ def information(method, model, batches):
 
 
 def quick(name: str):
-    """A method by name, with few stages where it has any."""
+    """A method by name, with few stages and samples where it has any."""
     method = methods()[name]
-    stages = any(field.name == "n_stages" for field in fields(method))
-    return method(n_stages=3) if stages else name
+    few = {"n_stages": 2, "n_refits": 1, "n_samples": 50}
+    known = {field.name for field in fields(method)}
+    if "n_stages" not in known:
+        return name
+    return method(**{k: v for k, v in few.items() if k in known})
 
 
 @pytest.mark.parametrize("name", sorted(methods()))
@@ -290,7 +293,9 @@ def test_odd_modules_are_named_and_left(name):
     torch.manual_seed(0)
     model = Odd()
     ids = [(torch.randint(0, 20, (6, 5)), torch.randint(0, 20, (6, 5)))] * 2
-    report = prune(model, Cardinality(density=0.5), method=name, calibration=ids, rng=0)
+    report = prune(
+        model, Cardinality(density=0.5), method=quick(name), calibration=ids, rng=0
+    )
     assert {"embed", "lstm", "head"} <= set(report.left)
     assert "first" in {layer.name for layer in report.layers}
     assert model.second.weight is model.first.weight
@@ -386,7 +391,7 @@ def test_pruning_a_pruned_model_goes_on_from_it():
 def test_keeping_everything_changes_nothing(name, structure):
     model, batches = mlp(), pairs(n_batches=2)
     before = state(model)
-    report = prune(model, structure, method=name, calibration=batches, rng=0)
+    report = prune(model, structure, method=quick(name), calibration=batches, rng=0)
     assert report.density == 1
     assert same(model, before)
     assert "nothing was to be removed" in str(report)

@@ -28,6 +28,8 @@ def print_tables(record: RunRecord) -> None:
     console.print(
         _text(f"file of weights: {before:,} bytes before, {after:,} after{share}")
     )
+    for line in _not_pruned(results["not_pruned"], after):
+        console.print(_text(line))
 
 
 def _layers(results: dict[str, Any]) -> Table:
@@ -65,6 +67,24 @@ def _counted(results: dict[str, Any]) -> str:
         f"over the {results['n_weights']:,} weights of {layers} "
         f"layer{'' if layers == 1 else 's'}{errors if measured else ''}"
     )
+
+
+def _not_pruned(found: dict[str, int], after: int) -> list[str]:
+    """Say why a file is larger than the sparsity promises."""
+    kinds = {
+        "embeddings": "embeddings",
+        "layers": "other layers",
+        "others": "biases, norms and the rest",
+    }
+    parts = [f"{name} ({found[k]:,})" for k, name in kinds.items() if found[k]]
+    if not parts:
+        return []
+    n, size = sum(found[kind] for kind in kinds), found["bytes"]
+    return [
+        f"stays dense: {n:,} parameters, {size:,} bytes, {size / after:.1%} of the "
+        "file after",
+        f"not pruned: {', '.join(parts)}",
+    ]
 
 
 def _percent(share: float) -> str:

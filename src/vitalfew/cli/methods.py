@@ -1,6 +1,7 @@
-"""``vitalfew methods``: what ``vitalfew prune`` can be told to use, and when."""
+"""``vitalfew methods``: what pruning can be told to use, and when."""
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ def methods(
         bool, typer.Option("--json", help="Print JSON instead of tables.")
     ] = False,
 ) -> None:
-    """List the methods of pruning, and the ways to divide a budget among layers."""
+    """List the methods of pruning, after training and during it, and allocations."""
     from vitalfew.study._hints import data_error
 
     try:
@@ -27,29 +28,45 @@ def methods(
         {"name": name, "title": _title(cls), "measures": cls.measures}
         for name, cls in sorted(pruning.allocations().items())
     ]
+    training = training_facts()
     if as_json:
-        plain = {"methods": found, "allocations": shares}
+        plain = {"methods": found, "allocations": shares, "training": training}
         typer.echo(json.dumps(plain, indent=1, ensure_ascii=False))
         return
+    _print_table(
+        ("method", "kind", "use", "cost", "needs"),
+        [[row[c] for c in ("name", "kind", "use", "cost", "data")] for row in found],
+    )
+    _print_table(
+        ("allocation", "how layers share a budget", "measures losses"),
+        [[s["name"], s["title"], "yes" if s["measures"] else "no"] for s in shares],
+    )
+    typer.echo("While a network trains, from Python: vitalfew.pruning.Pruner")
+    _print_table(
+        ("method", "score", "schedule"),
+        [[m["name"], m["score"], m["schedule"]] for m in training["methods"]],
+    )
+    _print_table(
+        ("score", "use", "cost"),
+        [[row["name"], row["use"], row["cost"]] for row in training["scores"]],
+    )
+    _print_table(
+        ("schedule", "use"),
+        [[row["name"], row["use"]] for row in training["schedules"]],
+    )
+
+
+def _print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table whose first column, of names, is never broken."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table()
-    table.add_column("method", no_wrap=True)
-    for title in ("kind", "use", "cost", "needs"):
-        table.add_column(title)
-    for row in found:
-        cells = ("name", "kind", "use", "cost", "data")
-        table.add_row(*(Text(str(row[cell])) for cell in cells))
-    Console().print(table)
-    table = Table()
-    table.add_column("allocation", no_wrap=True)
-    table.add_column("how layers share a budget")
-    table.add_column("measures losses")
-    for row in shares:
-        measures = "yes" if row["measures"] else "no"
-        table.add_row(Text(row["name"]), Text(row["title"]), Text(measures))
+    for i, header in enumerate(headers):
+        table.add_column(header, no_wrap=i == 0)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
 
 
@@ -90,6 +107,39 @@ def facts(name: str, cls: Any) -> dict[str, Any]:
         "cost": cls.cost,
         "data": data,
     }
+
+
+def training_facts() -> dict[str, list[dict[str, str]]]:
+    """Return what pruning while training offers, in words for users.
+
+    Returns
+    -------
+    dict
+        Under ``"methods"`` the name, score and schedule of each; under ``"scores"``
+        and ``"schedules"`` the name, title, use and class, and the cost of scores.
+    """
+    from vitalfew.pruning import training
+
+    scores = training.training_scores()
+    schedules = training.training_schedules()
+    return {
+        "methods": [
+            {"name": name, "score": pair.score.name, "schedule": pair.schedule.name}
+            for name, pair in sorted(training.training_methods().items())
+        ],
+        "scores": [
+            {**_said_of(name, score), "cost": score.cost}
+            for name, score in sorted(scores.items())
+        ],
+        "schedules": [_said_of(name, when) for name, when in sorted(schedules.items())],
+    }
+
+
+def _said_of(name: str, thing: Any) -> dict[str, str]:
+    # a score that reads a criterion of `prune` is known by the criterion's class
+    cls = type(getattr(thing, "criterion", thing))
+    path = f"{cls.__module__.rpartition('.')[0]}.{cls.__name__}"
+    return {"name": name, "title": _title(cls), "use": thing.use, "class": path}
 
 
 def _title(cls: Any) -> str:
