@@ -86,6 +86,7 @@ html_sidebars = {
         "changelog",
         "select_command",
         "prune_a_network",
+        "prune_while_training",
         "prune_command",
     )
 }

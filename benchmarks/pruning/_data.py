@@ -18,7 +18,8 @@ from vitalfew.exceptions import DataError, MissingDependencyError
 Tensor = torch.Tensor
 Batch = tuple[Tensor, Tensor]
 
-MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
+MNIST = 0.1307, 0.3081  # mean and standard deviation of its pixels
+FASHION_MNIST = 0.2860, 0.3530
 TEST_SHARE = 0.1  # of the characters: the last ones
 
 
@@ -67,12 +68,13 @@ class Data:
 @cache
 def mnist() -> Data:
     """Return 60,000 and 5,000 digits as rows of 784 pixels."""
-    arrays = _found("mnist").arrays
-    parts = {}
-    for part in ("train", "test"):
-        pixels = torch.from_numpy(arrays[f"X_{part}"]).flatten(1).float() / 255
-        parts[part] = (pixels - MNIST_MEAN) / MNIST_STD
-    return _images(parts["train"], parts["test"], arrays)
+    return _greys("mnist", *MNIST)
+
+
+@cache
+def fashion_mnist() -> Data:
+    """Return 20,000 and 5,000 pieces of clothing as rows of 784 pixels."""
+    return _greys("fashion_mnist", *FASHION_MNIST)
 
 
 @cache
@@ -173,6 +175,15 @@ def _found(name: str) -> Dataset:
 
 def _labels(columns: dict[str, Any]) -> Tensor:
     return torch.from_numpy(columns["label"].astype("int64"))
+
+
+def _greys(name: str, mean: float, std: float) -> Data:
+    arrays = _found(name).arrays
+    x, x_test = (
+        (torch.from_numpy(arrays[f"X_{part}"]).flatten(1).float() / 255 - mean) / std
+        for part in ("train", "test")
+    )
+    return _images(x, x_test, arrays)
 
 
 def _images(x: Tensor, x_test: Tensor, arrays: dict[str, Any]) -> Data:

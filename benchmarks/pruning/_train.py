@@ -269,7 +269,7 @@ def _steps(
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate * _height(step, recipe)
         optimiser.zero_grad()
-        yield _varied(found.x[rows], generator), found.y[rows]
+        yield varied(found.x[rows], generator), found.y[rows]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0 if recipe.name == "gpt" else 5)
         optimiser.step()
         if step % 500 == 0:
@@ -295,8 +295,21 @@ def _optimiser(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, recipe.rate, betas=(0.9, 0.99))
 
 
-def _varied(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return photographs moved by up to 4 pixels, half of them mirrored."""
+def varied(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return photographs moved by up to 4 pixels, half of them mirrored.
+
+    Parameters
+    ----------
+    x : tensor
+        Of shape (n, channels, height, width); anything else comes back as it is.
+    generator : torch.Generator
+        Randomness of both.
+
+    Returns
+    -------
+    tensor
+        Of the same shape.
+    """
     if x.ndim != 4:
         return x
     n, _, height, width = x.shape

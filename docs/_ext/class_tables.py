@@ -3,7 +3,9 @@
 ``.. solver-table::`` lists `vitalfew.solvers` with what their class attributes say;
 ``.. name-table:: vitalfew.objectives`` lists the public classes of a package with the
 first line of their docstrings; ``.. status-table::`` lists `vitalfew.Status`;
-``.. method-table::`` and ``.. allocation-table::`` list those of `vitalfew.pruning`;
+``.. method-table::`` and ``.. allocation-table::`` list those of `vitalfew.pruning`,
+``.. training-table:: KIND`` the methods, scores or schedules of pruning while training;
+``.. field-table:: vitalfew.pruning.training.Phase`` the attributes of a class;
 ``.. option-table:: select`` the options of a command; ``.. page-list:: PATTERN`` links
 the pages whose names match; ``.. changelog:: FILE FOLDER`` shows the changelog with its
 fragments.
@@ -109,6 +111,53 @@ class AllocationTable(_Table):
         ]
         header = ("Allocation", "How layers share a budget", "Measures losses")
         return list_table(header, rows, (30, 52, 18))
+
+
+class TrainingTable(_Table):
+    """All methods, scores or schedules of pruning while training."""
+
+    required_arguments = 1
+
+    def lines(self) -> list[str]:
+        from vitalfew.cli.methods import training_facts
+
+        kind = self.arguments[0]
+        rows = training_facts()[kind]
+        if kind == "methods":
+            names = [
+                (f"``{r['name']}``", f"``{r['score']}``", f"``{r['schedule']}``")
+                for r in rows
+            ]
+            return list_table(("Method", "Score", "Schedule"), names, (30, 30, 40))
+        cells = ("title", "use", "cost") if kind == "scores" else ("title", "use")
+        widths = (24, 34, 20, 22) if kind == "scores" else (28, 44, 28)
+        header = (kind.capitalize()[:-1], "What it is", "Use it for", "Cost")
+        linked = [
+            (f"``{r['name']}``, `~{r['class']}`", *(r[cell] for cell in cells))
+            for r in rows
+        ]
+        return list_table(header[: len(widths)], linked, widths)
+
+
+class FieldTable(_Table):
+    """The attributes of a class, as its docstring tells them."""
+
+    required_arguments = 1
+
+    def lines(self) -> list[str]:
+        from numpydoc.docscrape import ClassDoc
+
+        package, _, name = self.arguments[0].rpartition(".")
+        fields = ClassDoc(getattr(importlib.import_module(package), name))["Attributes"]
+        rows = [
+            (
+                ", ".join(f"``{part}``" for part in field.name.split(", ")),
+                field.type,
+                " ".join(line.strip() for line in field.desc),
+            )
+            for field in fields
+        ]
+        return list_table(("Field", "Type", "What it says"), rows, (20, 22, 58))
 
 
 class PageList(_Table):
@@ -229,6 +278,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("solver-table", SolverTable)
     app.add_directive("method-table", MethodTable)
     app.add_directive("allocation-table", AllocationTable)
+    app.add_directive("training-table", TrainingTable)
+    app.add_directive("field-table", FieldTable)
     app.add_directive("page-list", PageList)
     app.add_directive("name-table", NameTable)
     app.add_directive("status-table", StatusTable)

@@ -26,11 +26,17 @@ def listed(*options):
 
 def test_what_trains_along_is_listed():
     plain = json.loads(listed("--json"))["training"]
-    pairs = {m["name"]: (m["score"], m["schedule"]) for m in plain["methods"]}
-    assert pairs == {
-        name: (pair.score.name, pair.schedule.name)
-        for name, pair in training_methods().items()
-    }
+    told = {m["name"]: m for m in plain["methods"]}
+    assert sorted(told) == sorted(training_methods())
+    for name, pair in training_methods().items():
+        for part, known in (
+            ("score", training_scores()),
+            ("schedule", training_schedules()),
+        ):
+            thing = getattr(pair, part)
+            called, bracket, _ = told[name][part].partition("(")
+            assert called == thing.name
+            assert bool(bracket) == (thing != known[called])
     for kind, known in (
         ("scores", training_scores()),
         ("schedules", training_schedules()),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from typing import Annotated, Any
 
 import typer
@@ -115,8 +116,9 @@ def training_facts() -> dict[str, list[dict[str, str]]]:
     Returns
     -------
     dict
-        Under ``"methods"`` the name, score and schedule of each; under ``"scores"``
-        and ``"schedules"`` the name, title, use and class, and the cost of scores.
+        Under ``"methods"`` the name, score and schedule of each, with settings that
+        are not the default; under ``"scores"`` and ``"schedules"`` the name, title, use
+        and class, and the cost of scores.
     """
     from vitalfew.pruning import training
 
@@ -124,7 +126,11 @@ def training_facts() -> dict[str, list[dict[str, str]]]:
     schedules = training.training_schedules()
     return {
         "methods": [
-            {"name": name, "score": pair.score.name, "schedule": pair.schedule.name}
+            {
+                "name": name,
+                "score": _called(pair.score),
+                "schedule": _called(pair.schedule),
+            }
             for name, pair in sorted(training.training_methods().items())
         ],
         "scores": [
@@ -133,6 +139,16 @@ def training_facts() -> dict[str, list[dict[str, str]]]:
         ],
         "schedules": [_said_of(name, when) for name, when in sorted(schedules.items())],
     }
+
+
+def _called(thing: Any) -> str:
+    """Return a name, and the settings that differ from the default."""
+    changed = [
+        f"{field.name}={getattr(thing, field.name)}"
+        for field in fields(thing)
+        if field.default is not MISSING and getattr(thing, field.name) != field.default
+    ]
+    return f"{thing.name}({', '.join(changed)})" if changed else str(thing.name)
 
 
 def _said_of(name: str, thing: Any) -> dict[str, str]:

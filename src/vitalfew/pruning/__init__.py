@@ -28,7 +28,7 @@ from vitalfew.pruning._methods import allocations, methods
 from vitalfew.pruning._prune import prune
 from vitalfew.pruning._report import LayerReport, PruneReport
 from vitalfew.pruning.files import load, save
-from vitalfew.pruning.training import Pruner, training_methods
+from vitalfew.pruning.training import Pruner, soup, training_methods
 
 __all__ = [
     "Allocation",
@@ -48,6 +48,7 @@ __all__ = [
     "methods",
     "prune",
     "save",
+    "soup",
     "sparsity_report",
     "training_methods",
 ]

@@ -48,15 +48,19 @@ class Target:
         count : int
             Atoms that stay in the end; without effect on a `fixed` structure.
         t : float
-            From 0, where everything may stay, to 1. Budgets of cost do not loosen.
+            From 0, where everything may stay, to 1.
         """
         bound = self.structure
         if not self.fixed:
             n = bound.n_atoms
             return self.with_count(count + int((1 - t) * (n - count) + 1e-9))
-        if not hasattr(bound, "m"):
+        if t == 1:
             return bound
-        return bound.widened((bound.m - t * (bound.m - bound.n)) / bound.n)
+        if not hasattr(bound, "m"):
+            everything = float(bound.atom_costs.sum())
+            allowed = everything - t * (everything - bound.budget)
+            return bound.with_budget(max(bound.budget, allowed))
+        return bound.widened((bound.m - t * (bound.m - bound.n) + 1e-9) / bound.n)
 
     def keeps_everything(self, asked: Any) -> bool:
         """Say whether what was asked for leaves nothing to remove."""

@@ -262,6 +262,7 @@ def layer_report(
     error: float | None = None,
     n_tokens: int = 0,
     notes: Sequence[str] = (),
+    weight: Tensor | None = None,
 ) -> tuple[LayerReport, Tensor]:
     """Tell what has become of a layer, from its weight as it is.
 
@@ -273,13 +274,15 @@ def layer_report(
         On the shape of its matrix, with the budget that was asked for.
     method, error, n_tokens, notes
         As `LayerReport` has them.
+    weight : tensor of shape (n_out, n_in), optional
+        The whole weight, where the layer holds a part of it.
 
     Returns
     -------
     tuple of (LayerReport, bool tensor)
         The report, and which entries of the weight belong to atoms that stay.
     """
-    used = layer.weight != 0
+    used = (layer.weight if weight is None else weight) != 0
     atoms = np.flatnonzero(bound.scores(used.to(torch.float32)))
     support = bound.support(atoms)
     ones = torch.ones(len(support.ids), device=used.device)

@@ -9,6 +9,11 @@ from vitalfew.pruning.training._methods import (
     training_scores,
 )
 from vitalfew.pruning.training._pruner import Pruner
+from vitalfew.pruning.training._soup import soup
+from vitalfew.pruning.training.callbacks import (
+    lightning_callback,
+    transformers_callback,
+)
 
 __all__ = [
     "Curve",
@@ -19,7 +24,10 @@ __all__ = [
     "Pruner",
     "Schedule",
     "Score",
+    "lightning_callback",
+    "soup",
     "training_methods",
     "training_schedules",
     "training_scores",
+    "transformers_callback",
 ]

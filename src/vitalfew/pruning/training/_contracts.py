@@ -33,13 +33,17 @@ class Score(ABC):
         The literature's name in lower case.
     needs : frozenset of str
         Which of the `Statistics` ``"gradient"``, ``"fisher"`` and ``"movement"`` it
-        reads, collected over the steps of training.
+        reads, collected over the steps of training, and ``"hessian"``, over those
+        shortly before a selection.
+    needs_rate : bool
+        Whether `regularize` does nothing without the learning rate of an optimizer.
     cost, use : str
         For the table of scores.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    needs_rate: ClassVar[bool] = False
     cost: ClassVar[str]
     use: ClassVar[str]
 
@@ -52,6 +56,16 @@ class Score(ABC):
         """Return initial values of what trains along, for one layer."""
         del tiles
         return {}
+
+    def begin(self, site: "Site") -> None:
+        """Change the weights once, before training, so that the network stays the same.
+
+        Parameters
+        ----------
+        site : Site
+            The layer, its weight as it was given.
+        """
+        del site
 
     def factor(
         self,
@@ -171,6 +185,8 @@ class Phase:
         it is over.
     curve : Curve
         From one to the other.
+    geometric : bool
+        Whether `removed` counts equal factors of what is kept, not equal numbers.
     every : int
         Steps from one selection to the next; 0 selects only when the phase begins.
     revive : bool
@@ -178,12 +194,16 @@ class Phase:
     alive : bool
         Whether the selection at its beginning is among the atoms that are there, not
         all.
+    random : bool
+        Whether that selection is random, whatever atoms score.
     zero : bool
         Whether removed weights become zero, rather than being hidden and kept.
     reset : bool
         Whether the optimizer forgets its moments when the phase begins.
     straight_through : bool
         Whether hidden weights are trained as if they were seen.
+    hidden_decay : float
+        What part of hidden weights is taken away in each step, times the learning rate.
     leak : tuple of two floats
         By what removed weights are multiplied when it begins and ends; 0 hides them.
     grow : {"", "gradient", "random"}
@@ -191,10 +211,10 @@ class Phase:
     exchanged : float
         The fraction of kept atoms that is exchanged at first; it falls as a cosine.
     remember, rewind : bool
-        Whether the weights at its beginning are remembered, or replaced by those that
-        were.
+        Whether the parameters and buffers of the model at its beginning are
+        remembered, or replaced by those that were.
     average : bool
-        Whether the weights at its end become the mean of those since its middle.
+        Whether those at its end become the mean of those since its middle.
     """
 
     name: Literal["dense", "sparsification", "sparse", "regrowth"]
@@ -202,12 +222,15 @@ class Phase:
     end: int
     removed: tuple[float, float] = (1.0, 1.0)
     curve: Curve = Curve()
+    geometric: bool = False
     every: int = 0
     revive: bool = False
     alive: bool = False
+    random: bool = False
     zero: bool = True
     reset: bool = False
     straight_through: bool = False
+    hidden_decay: float = 0.0
     leak: tuple[float, float] = (0.0, 0.0)
     grow: Literal["", "gradient", "random"] = ""
     exchanged: float = 0.0
@@ -220,10 +243,21 @@ class Phase:
         length = max(1, self.end - self.start)
         return min(1.0, max(0.0, (n_steps - self.start) / length))
 
-    def removed_at(self, n_steps: int) -> float:
-        """How much of what shall be removed is removed after a number of steps."""
+    def removed_at(self, n_steps: int, density: float = 1.0) -> float:
+        """How much of what shall be removed is removed after a number of steps.
+
+        Parameters
+        ----------
+        n_steps : int
+            Steps of the optimizer.
+        density : float
+            Fraction of all that is kept in the end; matters if `geometric`.
+        """
         begin, end = self.removed
-        return begin + (end - begin) * self.curve(self.progress(n_steps))
+        level = begin + (end - begin) * self.curve(self.progress(n_steps))
+        if not self.geometric or density == 1:
+            return level
+        return (1 - density**level) / (1 - density)
 
     def leak_at(self, n_steps: int) -> float:
         """By what removed weights are multiplied after a number of steps."""

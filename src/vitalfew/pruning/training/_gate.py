@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from vitalfew.neural import Layer
 from vitalfew.pruning.training._contracts import Score
+from vitalfew.pruning.training._distributed import moved
+from vitalfew.pruning.training._inputs import Inputs
 from vitalfew.pruning.training._tiles import Tiles
 
 
@@ -39,6 +41,8 @@ class Gate(nn.Module):
         self.layer, self.tiles, self.score, self.density = layer, tiles, score, density
         self.straight_through = False
         self.register_buffer("mask", torch.ones(tiles.n_atoms, device=weight.device))
+        wanted = "hessian" in score.needs and layer.has_tokens and layer.n_groups == 1
+        self.inputs = Inputs(layer) if wanted else None
         self.names = tuple(score.parameters(tiles))
         for name, value in score.parameters(tiles).items():
             self.register_parameter(name, nn.Parameter(value.to(weight.device)))
@@ -58,3 +62,36 @@ class Gate(nn.Module):
             rest = 1 - scale.detach()
             seen = seen + self.tiles.times(matrix - matrix.detach(), rest)
         return self.layer.as_weight(seen)
+
+
+def remove_gate(model: nn.Module, module: nn.Module) -> None:
+    """Let the trained weight of a module of a model be its weight again.
+
+    `parametrize.remove_parametrizations` would take the weight from the class, which
+    copies of the module share, and cannot undo what `fully_shard` was called on.
+    """
+    held = module.parametrizations["weight"]
+    outer: Any = type(module)
+    inner = next(cls for cls in outer.__mro__ if "weight" in vars(cls))
+    del module.parametrizations["weight"]
+    if len(module.parametrizations):  # of other tensors
+        plain = _derived(inner, inner.__bases__, "weight")
+    else:
+        del module.parametrizations
+        plain = inner.__bases__[0]
+    if outer is not inner:
+        bases = tuple(plain if base is inner else base for base in outer.__bases__)
+        plain = _derived(outer, bases)
+    module.__class__ = plain
+    module.register_parameter("weight", held.original)
+    own = module._parameters
+    for name in [name for name in own if name != "weight"]:
+        own[name] = own.pop(name)  # the weight is the first, as it was
+    moved(model, held, module)
+
+
+def _derived(cls: Any, bases: tuple[Any, ...], *without: str) -> Any:
+    """Return a class like another, of other bases or without some attributes."""
+    skipped = {"__dict__", "__weakref__", *without}
+    own = {name: value for name, value in vars(cls).items() if name not in skipped}
+    return type(cls.__name__, bases, own)

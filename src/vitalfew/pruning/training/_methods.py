@@ -50,11 +50,31 @@ def training_schedules() -> dict[str, Schedule]:
     return {schedule.name: schedule for schedule in every}
 
 
-PAIRS = {
+REFITTING = schedules.Gradual(selections=30, zero=True)
+
+PAIRS: dict[str, tuple[str | Score, str | Schedule]] = {
     "sequential-attention++": ("sequential-attention", "sequential-attention++"),
+    "attention-refit": (scores.Refit(), REFITTING),
+    "gradual-refit": (scores.Refit(attention=False), REFITTING),
     "acdc": ("magnitude", "acdc"),
     "gradual-magnitude": ("magnitude", "gradual"),
     "magnitude": ("magnitude", "one-shot"),
+    "iterative": ("magnitude", "iterative"),
+    "swamp": ("magnitude", "swamp"),
+    "rigl": ("magnitude", "rigl"),
+    "set": ("magnitude", "set"),
+    "ste": ("magnitude", "ste"),
+    "sr-ste": ("magnitude", "sr-ste"),
+    "decaying": ("magnitude", "decaying"),
+    "movement": ("movement", "gradual"),
+    "powerpropagation": ("power-propagation", "one-shot"),
+    "soft-threshold": ("soft-threshold", "gradual"),
+    "wgsef": ("wgsef", "one-shot"),
+    "mask-sparsity": ("mask-sparsity", "one-shot"),
+    "hypersparse": ("hypersparse", "one-shot"),
+    # the parts of SequentialAttention++ one by one: its schedule, and its score
+    "acdc-gradual": ("magnitude", "sequential-attention++"),
+    "sequential-attention": ("sequential-attention", schedules.ACDC(zero=False)),
 }
 
 
@@ -62,8 +82,11 @@ def training_methods() -> dict[str, Pair]:
     """Return all methods of training by name, each a score and a schedule."""
     known_scores, known_schedules = training_scores(), training_schedules()
     return {
-        name: Pair(known_scores[score], known_schedules[schedule])
-        for name, (score, schedule) in PAIRS.items()
+        name: Pair(
+            known_scores[score] if isinstance(score, str) else score,
+            known_schedules[when] if isinstance(when, str) else when,
+        )
+        for name, (score, when) in PAIRS.items()
     }
 
 

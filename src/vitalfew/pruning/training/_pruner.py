@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils import parametrize
 
 from vitalfew._validation import check_count
@@ -18,12 +19,18 @@ from vitalfew.pruning._contracts import Allocation, Part
 from vitalfew.pruning._methods import find_allocation
 from vitalfew.pruning._report import PruneReport, layer_report, said
 from vitalfew.pruning.training._contracts import Phase, Schedule, phases_of
-from vitalfew.pruning.training._distributed import agreed, check_not_wrapped
-from vitalfew.pruning.training._gate import Gate
+from vitalfew.pruning.training._distributed import (
+    agreed,
+    check_not_wrapped,
+    of_the_first,
+    settle,
+)
+from vitalfew.pruning.training._gate import Gate, remove_gate
 from vitalfew.pruning.training._history import Event, History
+from vitalfew.pruning.training._inputs import WINDOW
 from vitalfew.pruning.training._methods import find_pair
 from vitalfew.pruning.training._optimizers import Optimizers
-from vitalfew.pruning.training._site import Marks, Site, whole
+from vitalfew.pruning.training._site import Marks, Site, put, whole
 from vitalfew.pruning.training._tiles import Tiles
 
 FORMAT = 1  # of `state_dict`
@@ -51,8 +58,8 @@ class Pruner:
         Steps of the optimizer in the whole training.
     optimizer : Optimizer or sequence of Optimizer, optional
         Whose moments are forgotten where the schedule says so, and which trains the
-        score's parameters in a group of their own. Without it, give `parameters()` to
-        yours.
+        score's parameters in a group of their own. `attach` one that is made later;
+        without any, give `parameters()` to yours.
     allocation : str or Allocation, default="uniform"
         How the budget is divided among layers, at each selection anew; see `prune`.
     include, exclude : str or sequence of str, optional
@@ -79,7 +86,7 @@ class Pruner:
     Notes
     -----
     A step costs one product with each pruned weight and its backward pass; memory is
-    one number for each atom, a copy of the weights where they are rewound or averaged,
+    one number for each atom, a copy of the model where it is rewound or averaged,
     and what the score remembers of gradients.
 
     Examples
@@ -142,35 +149,60 @@ class Pruner:
         self.targets, unfit = targets_of(structure, layers, min_blocks)
         self.left |= unfit
         self.total = 0 if self._fixed else total_count(structure, self.targets)
-        self.sites = [self._gated(target) for target in self.targets]
+        self.sites = [self._site(target) for target in self.targets]
         self._sizes = [site.tiles.sizes().numpy() for site in self.sites]
         self._n_weights = sum(int(sizes.sum()) for sizes in self._sizes)
         self._sparsity = 0.0
         self._every = max(1, total_steps // MOST_EVENTS)
-        self._trusted: list[Tensor] = []  # weights to go back to
-        self._means: list[Tensor] = []
+        self._trusted: dict[str, Tensor] = {}  # of the model, to go back to
+        self._means: dict[str, Tensor] = {}
         self._n_means = 0
-        self._warned = False
+        self._warned: set[str] = set()  # what an optimizer is missing for
         self._finished = False
-        self.optimizers.join(
-            self.parameters(),
-            [site.layer.parameter for site in self.sites],
-            self.score.options,
-        )
+        self._held: list[list[nn.Module]] = []  # modules, by the site of their weight
         self._phase = self.phases[0]
+        self._join()
+        try:
+            self._begin()
+        except BaseException:  # leave the model as it was
+            self._remove_gates()
+            raise
+
+    def _join(self) -> None:
+        """Let the optimizers train the parameters of the score."""
+        weights = [site.layer.parameter for site in self.sites]
+        self.optimizers.join(self._named(), weights, self.score.options)
+
+    def _begin(self) -> None:
+        """Parametrize the weights, and those that share them; enter the first phase."""
+        self._held = [self._holders(site) for site in self.sites]
+        for site, modules in zip(self.sites, self._held, strict=True):
+            for module in modules:
+                parametrize.register_parametrization(module, "weight", site.gate)
+        with torch.no_grad():
+            for site in self.sites:
+                self.score.begin(site)
         self._enter(self._phase, None)
 
-    def _gated(self, target: Any) -> Site:
-        """Parametrize the weight of a layer, and of those that share it."""
+    def _holders(self, site: Site) -> list[nn.Module]:
+        """Return the modules whose weight a site is; embeddings may be among them."""
+        known = [site.layer.module, *site.layer.sharing]
+        weight = site.layer.parameter
+        for module in self.model.modules():
+            same = module._parameters.get("weight") is weight
+            if same and all(module is not each for each in known):
+                known.append(module)
+        return known
+
+    def _site(self, target: Any) -> Site:
+        """Return a layer with its gate, which is not yet there."""
         layer, bound = target.layer, target.structure
         everything = sum(t.structure.n_atoms for t in self.targets)
-        density = (
-            bound.budget / bound.n_atoms if target.fixed else self.total / everything
-        )
+        density = self.total / everything
+        if target.fixed:
+            density = bound.budget / float(bound.atom_costs.sum())
         gate = Gate(layer, Tiles(bound), self.score, min(1.0, density))
         gate.train(layer.module.training)
-        for module in (layer.module, *layer.sharing):
-            parametrize.register_parametrization(module, "weight", gate)
         return Site(layer, bound, target.fixed, gate, np.ones(bound.n_atoms, bool))
 
     # -- what the user sees ------------------------------------------------------------
@@ -202,7 +234,33 @@ class Pruner:
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the score, which train along."""
-        return [p for site in self.sites for p in site.gate.own().values()]
+        return list(self._named().values())
+
+    def _named(self) -> dict[str, nn.Parameter]:
+        """Return the parameters of the score by their full names."""
+        return {
+            f"{site.name}.parametrizations.weight.0.{name}": parameter
+            for site in self.sites
+            for name, parameter in site.gate.own().items()
+        }
+
+    def attach(self, optimizer: Any) -> None:
+        """Take the optimizer that was made after the Pruner.
+
+        Parameters
+        ----------
+        optimizer : Optimizer or sequence of Optimizer
+            As of the Pruner itself. Made from ``model.parameters()`` it trains the
+            score's parameters already; otherwise they join it.
+
+        Raises
+        ------
+        ValueError
+            If it has none of the weights that are pruned, or cannot take more
+            parameters.
+        """
+        self.optimizers = Optimizers(optimizer)
+        self._join()
 
     def step(self, loss: Any = None) -> None:
         """Go on by one step; call it after the optimizer's, before `zero_grad`.
@@ -220,29 +278,35 @@ class Pruner:
             If a pruned layer is not as it was left, or after `finalize`.
         """
         self._check_gates()
-        self.loss = None if loss is None else float(loss)
+        told = loss.detach() if isinstance(loss, Tensor) else loss
+        self.loss = None if told is None else float(told)
         if self.loss is not None and not math.isfinite(self.loss):
             raise FloatingPointError(
                 f"the loss is {self.loss} after {self.n_steps} steps: masks are those "
                 "of the last selection; go back to a checkpoint, with a lower rate"
             )
         self.n_steps += 1
+        if self.score.needs_rate and not self.optimizers:
+            self._warn_without("the score changes weights by the learning rate")
         for site in self.sites:
-            site.observe(self.score.needs)
+            site.observe(self.score.needs - {"hessian"})
         progress = min(1.0, self.n_steps / self.total_steps)
         with torch.no_grad():
             for site in self.sites:
                 rate = self.optimizers.rate(site.layer.parameter)
                 self.score.regularize(site, rate, progress)
-        old, self._phase = self._phase, self._phase_at(self.n_steps)
-        if self._phase.average:
+        old = self._phase
+        if old.hidden_decay:
+            self._decay_hidden(old.hidden_decay)
+        if old.average:
             self._average()
+        self._phase = self._phase_at(self.n_steps)
+        to_the_end = self._phase.removed[0] < 1 or self._phase.revive
+        last = to_the_end and self.n_steps == self.total_steps
         if self._phase is not old:
             self._enter(self._phase, old)
-        elif self._phase.selects_at(self.n_steps):
+        elif last or self._phase.selects_at(self.n_steps):
             self._select(again=True)
-        elif self.n_steps == self.total_steps and self._phase.removed[0] < 1:
-            self._select(again=True)  # a phase that removes to its very end
         elif self._phase.leak != (0.0, 0.0):
             self._show()
         if self.loss is not None and self.n_steps % self._every == 0:
@@ -262,6 +326,8 @@ class Pruner:
             the parameters they were; the score's parameters have left the optimizer.
         """
         self._check_gates()
+        settle(self.model)
+        self._check_finite([site.matrix for site in self.sites], "weights")
         early = self.n_steps < self.total_steps
         if early:
             warnings.warn(
@@ -275,28 +341,26 @@ class Pruner:
             self._select(again=False)
         if self._phase.average and not early:
             self._take_means()
-        self._check_finite([site.matrix for site in self.sites], "weights")
-        own = self.parameters()
         layers, masks = [], {}
-        for target, site in zip(self.targets, self.sites, strict=True):
+        for site in self.sites:
             site.show(site.kept)
             with torch.no_grad():
-                seen = whole(site.gate(whole(site.layer.parameter)))
+                weight = whole(site.layer.parameter)
+                seen = functional_call(site.gate, site.parameters, (weight,))
                 hidden = ~site.layer.as_weight(
                     site.entries(torch.from_numpy(site.kept).to(seen.device))
                 )
                 seen = seen.masked_fill(hidden, 0)
             site.write(site.layer.as_matrix(seen))
-            for module in (site.layer.module, *site.layer.sharing):
-                parametrize.remove_parametrizations(
-                    module, "weight", leave_parametrized=False
-                )
-            bound = target.with_count(int(site.kept.sum()))
-            report, _ = layer_report(site.layer, bound, self.score.name)
-            layers.append(report)
             masks[site.name] = ~hidden
-        self.optimizers.leave(own)
+        self._remove_gates()
         self._finished = True
+        for target, site in zip(self.targets, self.sites, strict=True):
+            bound = target.with_count(int(site.kept.sum()))
+            report, _ = layer_report(
+                site.layer, bound, self.score.name, weight=site.matrix
+            )
+            layers.append(report)
         return PruneReport(
             method=f"{self.score.name}, {self.schedule.name}",
             structure=said(self.structure),
@@ -306,6 +370,16 @@ class Pruner:
             left=self.left,
             masks=masks,
         )
+
+    def _remove_gates(self) -> None:
+        """Let weights be plain parameters again, as far as they are not."""
+        for site, modules in zip(self.sites, self._held, strict=False):
+            if site.gate.inputs is not None:
+                site.gate.inputs.stop()
+            for module in modules:
+                if _gate_of(module) is site.gate:
+                    remove_gate(self.model, module)
+        self.optimizers.leave(self.parameters())
 
     # -- checkpoints -------------------------------------------------------------------
 
@@ -321,11 +395,12 @@ class Pruner:
             "format": FORMAT,
             "said": self._said(),
             "n_steps": self.n_steps,
+            "finished": self._finished,
             "kept": {s.name: torch.from_numpy(s.kept.copy()) for s in self.sites},
             "seen": {s.name: dict(s.seen) for s in self.sites},
             "n_seen": {s.name: s.n_steps for s in self.sites},
-            "trusted": list(self._trusted),
-            "means": list(self._means),
+            "trusted": dict(self._trusted),
+            "means": dict(self._means),
             "n_means": self._n_means,
             "history": self.history.to_rows(),
         }
@@ -336,22 +411,31 @@ class Pruner:
         Raises
         ------
         ValueError
-            If the state is of another pruning than this one.
+            If the state is of another pruning than this one, or of one that is over.
+        RuntimeError
+            If a pruned layer is not as it was left, or after `finalize`.
         """
+        self._check_gates()
         if state.get("format") != FORMAT or state.get("said") != self._said():
             raise ValueError(
                 "this state is of another pruning: make the Pruner with the same "
                 f"arguments; it was made with {state.get('said')}, this one with "
                 f"{self._said()}"
             )
+        if state["finished"]:
+            raise ValueError(
+                "this state is of a pruning that was finalized: its model has plain "
+                "weights; load them without a Pruner"
+            )
         self.n_steps = int(state["n_steps"])
         self._phase = self._phase_at(self.n_steps)
-        self._trusted = [t.clone() for t in state["trusted"]]
-        self._means = [t.clone() for t in state["means"]]
+        device = self.sites[0].layer.parameter.device
+        self._trusted = _copied(state["trusted"], device)
+        self._means = _copied(state["means"], device)
         self._n_means = int(state["n_means"])
         self.history.from_rows(state["history"])
         for site in self.sites:
-            site.seen = {k: v.clone() for k, v in state["seen"][site.name].items()}
+            site.seen = _copied(state["seen"][site.name], site.gate.mask.device)
             site.n_steps = int(state["n_seen"][site.name])
             site.kept = state["kept"][site.name].cpu().numpy().astype(bool)
         self._sparsity = self._hidden() / self._n_weights
@@ -362,7 +446,7 @@ class Pruner:
         layers = ", ".join(f"{s.name} {s.tiles.shape}" for s in self.sites)
         return (
             f"{said(self.structure)}, {self.score}, {self.schedule}, "
-            f"{self.allocation}, {self.total_steps} steps, {layers}"
+            f"{self.allocation}, {self.total_steps} steps, rng {self.seed}, {layers}"
         )
 
     # -- phases ------------------------------------------------------------------------
@@ -381,7 +465,8 @@ class Pruner:
         if old is not None and old.average:
             self._take_means()
         if phase.remember:
-            self._trusted = [site.matrix.clone() for site in self.sites]
+            now = self._changing()
+            self._trusted = {name: whole(t).clone() for name, t in now.items()}
         if phase.reset:
             self._reset()
         if phase.removed == (0.0, 0.0):
@@ -389,22 +474,24 @@ class Pruner:
         else:
             self._select(again=False)
         if phase.rewind and self._trusted:
-            for site, weight in zip(self.sites, self._trusted, strict=True):
-                gone = ~site.entries(torch.from_numpy(site.kept).to(weight.device))
-                site.write(weight.masked_fill(gone, 0) if phase.zero else weight)
+            self._rewind(phase.zero)
         self._record()
         self._look_ahead()
 
     def _reset(self) -> None:
         if self.optimizers:
             self.optimizers.reset()
-        elif not self._warned and self.n_steps:
-            self._warned = True
-            warnings.warn(
-                "the schedule resets the optimizer here, which needs "
-                "Pruner(optimizer=...); going on without",
-                stacklevel=3,
-            )
+        elif self.n_steps:
+            self._warn_without("the schedule resets the optimizer here")
+
+    def _warn_without(self, why: str) -> None:
+        """Say once for each reason that an optimizer is missing."""
+        if why in self._warned:
+            return
+        self._warned.add(why)
+        warnings.warn(
+            f"{why}, which needs Pruner(optimizer=...); going on without", stacklevel=4
+        )
 
     def _look_ahead(self) -> None:
         """Let gradients of hidden weights through in the step that needs them."""
@@ -413,6 +500,21 @@ class Pruner:
             site.gate.straight_through = phase.straight_through or (
                 phase.grow == "gradient" and phase.selects_at(ahead)
             )
+        looked_at = [site.gate.inputs for site in self.sites if site.gate.inputs]
+        if looked_at:
+            near = self._removes_within(WINDOW)
+            for inputs in looked_at:
+                inputs.watching = near
+
+    def _removes_within(self, n_steps: int) -> bool:
+        """Whether atoms may be removed in one of the next steps."""
+        for step in range(self.n_steps + 1, self.n_steps + n_steps + 1):
+            phase = self._phase_at(step)
+            if phase.removed != (0.0, 0.0) and (
+                step in (phase.start, phase.end) or phase.selects_at(step)
+            ):
+                return True
+        return False
 
     # -- selections --------------------------------------------------------------------
 
@@ -423,17 +525,24 @@ class Pruner:
         if phase.grow and again:
             self._apply(self._regrown(phase))
             return
-        saliencies = self._saliencies()
+        random = phase.random and not again
+        saliencies = (
+            [self._random(site).numpy() for site in self.sites]
+            if random
+            else self._saliencies()
+        )
         stay = not phase.revive if again else phase.alive
         alive = [
             site.kept if stay else np.ones(site.n_atoms, bool) for site in self.sites
         ]
-        removed = phase.removed_at(self.n_steps)
-        counts = self._counts(saliencies, alive, removed)
+        removed = [
+            phase.removed_at(self.n_steps, site.gate.density) for site in self.sites
+        ]
+        counts = self._counts(saliencies, alive, removed[0])
         chosen = [
-            self._chosen(target, saliency, here, count, removed)
-            for target, saliency, here, count in zip(
-                self.targets, saliencies, alive, counts, strict=True
+            self._chosen(target, saliency, here, count, gone)
+            for target, saliency, here, count, gone in zip(
+                self.targets, saliencies, alive, counts, removed, strict=True
             )
         ]
         for site, marks in zip(self.sites, chosen, strict=True):
@@ -443,6 +552,14 @@ class Pruner:
 
     def _saliencies(self) -> list[Any]:
         """What each atom of each layer scores, not negative, on the host."""
+        settle(self.model)
+        self._check_finite([site.matrix for site in self.sites], "weights")
+        blind = not any(site.n_steps for site in self.sites)
+        if self.score.needs - {"hessian"} and self.n_steps and blind:
+            raise RuntimeError(
+                f"the score {self.score.name!r} has seen no gradients: call "
+                "Pruner.step after the optimizer's step and before zero_grad"
+            )
         found = [
             self.score.saliency(site).to(torch.float64).reshape(-1)
             for site in self.sites
@@ -473,13 +590,22 @@ class Pruner:
             Part(site.layer, site.structure, np.where(here, saliency, 0.0))
             for site, here, saliency in zip(self.sites, alive, saliencies, strict=True)
         ]
-        return self.allocation.counts(parts, max(total, self.total))
+        counts = self.allocation.counts(parts, max(total, self.total))
+        return _limited(counts, [int(here.sum()) for here in alive])
 
     @staticmethod
     def _chosen(
-        target: Any, saliency: Any, alive: Marks, count: int, removed: float
+        target: Any,
+        saliency: Any,
+        alive: Marks,
+        count: int,
+        removed: float,
+        others: bool = False,
     ) -> Marks:
-        """Mark the atoms that stay: exactly as many as there may be, dead ones last."""
+        """Mark the atoms that stay: exactly as many as there may be, dead ones last.
+
+        Of a budget of cost, what those that are there leave over is for `others`.
+        """
         bound = (
             target.with_count(count)
             if not target.fixed
@@ -490,7 +616,12 @@ class Pruner:
             scores = np.empty(len(saliency))
             scores[order] = np.arange(1, len(saliency) + 1)
         else:
-            scores = np.where(alive, saliency + np.finfo(float).tiny, 0.0)
+            scores = saliency + np.finfo(float).tiny
+            if others:
+                keep = {*bound.keep, *np.flatnonzero(alive).tolist()}
+                bound = replace(bound, keep=tuple(sorted(keep)))
+            else:
+                scores = np.where(alive, scores, 0.0)
         marks = np.zeros(len(saliency), bool)
         marks[bound.choose(scores)] = True
         return marks
@@ -500,34 +631,42 @@ class Pruner:
         share = phase.exchanged / 2
         share *= 1 + math.cos(math.pi * phase.progress(self.n_steps))
         strength = self._saliencies()
-        gains = agreed([self._gain(site, phase) for site in self.sites])
+        if phase.grow == "random":
+            gains = [self._random(site) for site in self.sites]
+        else:
+            gains = agreed([self._gain(site) for site in self.sites])
         found = []
         for target, site, strong, gain in zip(
             self.targets, self.sites, strength, gains, strict=True
         ):
+            if not bool(torch.isfinite(gain).all()):  # as loss scaling lets happen
+                found.append(site.kept)
+                continue
             n_leaving = int(share * site.kept.sum())
             inside = np.flatnonzero(site.kept)
             order = inside[np.argsort(strong[inside], kind="stable")]
             staying = np.zeros(site.n_atoms, bool)
             staying[order[n_leaving:]] = True
-            marks = self._chosen(
-                target, gain.cpu().numpy(), staying, int(site.kept.sum()), 1.0
-            )
-            found.append(marks)
+            strong, count = gain.cpu().numpy(), int(site.kept.sum())
+            found.append(self._chosen(target, strong, staying, count, 1.0, others=True))
         return found
 
-    def _gain(self, site: Site, phase: Phase) -> Tensor:
-        """What speaks for atoms that are not there."""
-        if phase.grow == "random":
-            place = self.sites.index(site)
-            rng = np.random.default_rng((self.seed, self.n_steps, place))
-            return torch.from_numpy(rng.random(site.n_atoms))
+    def _gain(self, site: Site) -> Tensor:
+        """What speaks for atoms that are not there; NaN where nothing is known."""
         gradient = site.gradient
-        if gradient is None:
+        if gradient is not None:
+            return site.tiles.sums(gradient.to(torch.float64).square())
+        if all(other.gradient is None for other in self.sites):
             raise RuntimeError(
                 "there are no gradients: call Pruner.step before zero_grad"
             )
-        return site.tiles.sums(gradient.to(torch.float64).square())
+        device = site.layer.parameter.device
+        return torch.full((site.n_atoms,), math.nan, device=device).double()
+
+    def _random(self, site: Site) -> Tensor:
+        """Draw a number for each atom; the same in all processes and after resuming."""
+        rng = np.random.default_rng((self.seed, self.n_steps, self.sites.index(site)))
+        return torch.from_numpy(rng.random(site.n_atoms))
 
     # -- masks and weights -------------------------------------------------------------
 
@@ -563,24 +702,51 @@ class Pruner:
         self._sparsity = self._hidden() / self._n_weights
         self._record(changed)
 
+    @torch.no_grad()
+    def _decay_hidden(self, decay: float) -> None:
+        """Take some of the weights that the network does not see away."""
+        if not self.optimizers:
+            self._warn_without("the schedule decays weights by the learning rate")
+        for site in self.sites:
+            factor = 1 - decay * self.optimizers.rate(site.layer.parameter)
+            weight = site.matrix
+            site.write(torch.where(site.gone, factor * weight, weight))
+
+    def _changing(self) -> dict[str, Tensor]:
+        """What training changes, by name: parameters and buffers, not those of gates."""
+        own = {id(b) for site in self.sites for b in site.gate.buffers()}
+        trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        rest = [(n, b) for n, b in self.model.named_buffers() if id(b) not in own]
+        return dict(trained + rest)
+
+    def _rewind(self, zero: bool) -> None:
+        """Go back to what is remembered, with or without hidden weights."""
+        now = self._changing()
+        then = of_the_first(list(self._trusted.values()))
+        for name, tensor in zip(self._trusted, then, strict=True):
+            put(now[name], tensor)
+        for site in self.sites if zero else ():
+            site.write(site.matrix.masked_fill(site.gone, 0))
+
+    @torch.no_grad()
     def _average(self) -> None:
-        """Add the present weights to the mean of the second half of a phase."""
-        phase = self._phase
-        if phase.progress(self.n_steps) < 0.5:
-            self._means, self._n_means = [], 0
+        """Add what there is to the mean of the second half of a phase."""
+        if self._phase.progress(self.n_steps) < 0.5:
+            self._means, self._n_means = {}, 0
             return
         self._n_means += 1
-        now = [site.matrix.to(torch.float32) for site in self.sites]
-        if not self._means:
-            self._means = [weight.clone() for weight in now]
-        else:
-            for mean, weight in zip(self._means, now, strict=True):
-                mean += (weight - mean) / self._n_means
+        for name, tensor in self._changing().items():
+            if tensor.is_floating_point():
+                now = whole(tensor)
+                now = now.to(torch.promote_types(now.dtype, torch.float32))
+                mean = self._means.setdefault(name, now).to(now.device)
+                self._means[name] = mean + (now - mean) / self._n_means
 
     def _take_means(self) -> None:
-        for site, mean in zip(self.sites, self._means, strict=False):
-            site.write(mean)
-        self._means, self._n_means = [], 0
+        now = self._changing()
+        for name, mean in self._means.items():
+            put(now[name], mean)
+        self._means, self._n_means = {}, 0
 
     # -- what else ---------------------------------------------------------------------
 
@@ -599,16 +765,41 @@ class Pruner:
     def _check_gates(self) -> None:
         if self._finished:
             raise RuntimeError("this Pruner is finalized; make another to prune more")
-        for site in self.sites:
-            module = site.layer.module
-            found = getattr(module, "parametrizations", {})
-            gated = "weight" in found and found["weight"][0] is site.gate
-            if not gated or not _holds(self.model, site.name, module):
+        for site, modules in zip(self.sites, self._held, strict=True):
+            gated = all(_gate_of(module) is site.gate for module in modules)
+            if not gated or not _holds(self.model, site.name, modules[0]):
                 raise RuntimeError(
                     f"layer {site.name!r} was changed after the Pruner was made: "
                     "change the model first, then make the Pruner; or finalize, change "
                     "it, and make another"
                 )
+
+
+def _limited(counts: Sequence[int], room: Sequence[int]) -> list[int]:
+    """Shift counts that are more than there is room for to the first layers with some.
+
+    Shares that are rounded do not all fall when their sum does.
+    """
+    if sum(counts) > sum(room):
+        return list(counts)
+    found = [min(pair) for pair in zip(counts, room, strict=True)]
+    left = sum(counts) - sum(found)
+    for i, (count, most) in enumerate(zip(found, room, strict=True)):
+        found[i] += min(left, most - count)
+        left -= found[i] - count
+    return found
+
+
+def _copied(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {k: v.detach().to(device, copy=True) for k, v in tensors.items()}
+
+
+def _gate_of(module: nn.Module) -> nn.Module | None:
+    """Return the parametrization of a weight, if there is one and no other."""
+    if not parametrize.is_parametrized(module, "weight"):
+        return None
+    found = module.parametrizations["weight"]
+    return found[0] if len(found) == 1 else None
 
 
 def _holds(model: nn.Module, name: str, module: nn.Module) -> bool:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitalfew.neural import Layer, Statistics
+from vitalfew.pruning.training._distributed import agreed
 from vitalfew.pruning.training._gate import Gate
 from vitalfew.pruning.training._tiles import Tiles
 
@@ -83,6 +84,20 @@ class Site:
         """What gradients have said so far."""
         return Statistics(n_samples=self.n_steps, **self.seen)
 
+    def moments(self) -> tuple[Tensor, Tensor] | None:
+        """Return the means of ``x`` and ``x x^T`` over recent inputs of all processes.
+
+        Returns
+        -------
+        tuple of tensors of shapes (n_in,) and (n_in, n_in), or None
+            None where inputs are not looked at, or none were seen.
+        """
+        found = None if self.gate.inputs is None else self.gate.inputs.moments()
+        if found is None:
+            return None
+        mean, square = agreed([part.reshape(-1) for part in found])
+        return mean, square.reshape(len(mean), len(mean))
+
     def write(self, matrix: Tensor) -> None:
         """Put a matrix in place of the trained weight."""
         put(self.layer.parameter, self.layer.as_weight(matrix))
@@ -90,6 +105,11 @@ class Site:
     def entries(self, marks: Tensor) -> Tensor:
         """Which entries (n_out, n_in) belong to marked atoms."""
         return self.tiles.spread(marks.to(self.gate.mask.dtype)) > 0
+
+    @property
+    def gone(self) -> Tensor:
+        """Which entries (n_out, n_in) belong to atoms that are not there."""
+        return ~self.entries(torch.from_numpy(self.kept).to(self.gate.mask.device))
 
     def show(self, kept: Marks, leak: float = 0.0) -> None:
         """Let the network see some atoms, and a little of the others."""

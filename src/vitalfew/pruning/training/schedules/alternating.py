@@ -69,21 +69,21 @@ class ACDC(Schedule):
         def at(share: float) -> int:
             return steps_at(share, total_steps)
 
-        found = [Phase(name="dense", start=0, end=at(self.dense), removed=(0, 0))]
-        for n in range(self.n_cycles):
-            begin = self.dense + n * self.cycle
-            last = self.extension if n == self.n_cycles - 1 else 0
-            found += self.turn(begin, begin + self.cycle + last, last > 0, total_steps)
-        start = found[-1].end
-        end = Phase(name="sparse", start=start, end=total_steps, reset=True)
+        begins = [self.dense + n * self.cycle for n in range(self.n_cycles)]
+        cuts = [*map(at, begins), at(1 - self.fine_tuning)]
+        found = [Phase(name="dense", start=0, end=cuts[0], removed=(0, 0))]
+        for n, begin in enumerate(begins):
+            last = n == self.n_cycles - 1
+            found += self.turn(begin, cuts[n + 1], last, total_steps)
+        end = Phase(name="sparse", start=cuts[-1], end=total_steps, reset=True)
         return (*found, replace(end, alive=self.goes_on))
 
     def turn(
-        self, begin: float, end: float, last: bool, total_steps: int
+        self, begin: float, stop: int, last: bool, total_steps: int
     ) -> list[Phase]:
-        """Return the phases of one cycle."""
+        """Return the phases of one cycle, from a fraction of the steps to a step."""
         del last
-        start, stop = steps_at(begin, total_steps), steps_at(end, total_steps)
+        start = steps_at(begin, total_steps)
         middle = steps_at(begin + self.cycle / 2, total_steps)
         return [
             Phase(name="sparse", start=start, end=middle, zero=self.zero, reset=True),
@@ -126,11 +126,10 @@ class SequentialAttentionPlusPlus(ACDC):
     use: ClassVar[str] = "scores that are learned"
 
     def turn(
-        self, begin: float, end: float, last: bool, total_steps: int
+        self, begin: float, stop: int, last: bool, total_steps: int
     ) -> list[Phase]:
         """Return the phases of one cycle; the last is a sparsification alone."""
-        start, stop = steps_at(begin, total_steps), steps_at(end, total_steps)
-        third = (end - begin) / 3
+        start, third = steps_at(begin, total_steps), self.cycle / 3
         first = stop if last else steps_at(begin + third, total_steps)
         second = stop if last else steps_at(begin + 2 * third, total_steps)
         return [

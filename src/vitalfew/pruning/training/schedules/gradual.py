@@ -17,7 +17,7 @@ class Gradual(Schedule):
 
     Parameters
     ----------
-    begin, end : float, default=0.1, 0.75
+    begin, end : float, default=0.1, 0.6
         Fractions of the training between which atoms are removed.
     selections : int, default=100
         How often; at most once a step.
@@ -31,7 +31,7 @@ class Gradual(Schedule):
     """
 
     begin: float = 0.1
-    end: float = 0.75
+    end: float = 0.6
     selections: int = 100
     zero: bool = False
 

@@ -1,5 +1,18 @@
 """Scores that train along with the network."""
 
+from vitalfew.pruning.training.scores.gated_decay import GatedDecay, HyperSparse
+from vitalfew.pruning.training.scores.group_envelope import GroupEnvelope
+from vitalfew.pruning.training.scores.power_propagation import PowerPropagation
+from vitalfew.pruning.training.scores.refit import Refit
 from vitalfew.pruning.training.scores.sequential_attention import SequentialAttention
+from vitalfew.pruning.training.scores.soft_threshold import SoftThreshold
 
-__all__ = ["SequentialAttention"]
+__all__ = [
+    "GatedDecay",
+    "GroupEnvelope",
+    "HyperSparse",
+    "PowerPropagation",
+    "Refit",
+    "SequentialAttention",
+    "SoftThreshold",
+]

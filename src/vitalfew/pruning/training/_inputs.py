@@ -1,0 +1,72 @@
+"""What goes into a layer while it trains."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitalfew.neural import Layer
+
+MEMORY = 0.9  # of the running mean
+WINDOW = 20  # steps before a selection in which inputs are looked at
+MOST_TOKENS = 2048  # of a step
+
+
+class Inputs(nn.Module):
+    """Running means of ``x`` and ``x x^T`` over the inputs of a layer in training.
+
+    A module, so that its sums are saved with the model and updated within compiled
+    graphs. Only steps shortly before a selection count, and of long batches only some
+    samples.
+
+    Parameters
+    ----------
+    layer : Layer
+        Whose inputs these are.
+
+    Attributes
+    ----------
+    watching : bool
+        Whether the next steps count.
+    """
+
+    square: Tensor
+    mean: Tensor
+    seen: Tensor
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        n_in, device = layer.shape[1], layer.parameter.device
+        self.layer, self.watching = layer, False
+        self.register_buffer("square", torch.zeros(n_in, n_in, device=device))
+        self.register_buffer("mean", torch.zeros(n_in, device=device))
+        self.register_buffer("seen", torch.zeros((), device=device))
+        modules = (layer.module, *layer.sharing)
+        self.handles = [m.register_forward_pre_hook(self.look) for m in modules]
+
+    def look(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Take note of the inputs of a step of training."""
+        if not (self.watching and module.training and torch.is_grad_enabled()):
+            return
+        x = args[0].detach()
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            x = self.layer.tokens(self._some(x)).to(self.mean.dtype)
+            self.square.lerp_(x.T @ x / len(x), 1 - MEMORY)
+            self.mean.lerp_(x.mean(0), 1 - MEMORY)
+            self.seen.lerp_(torch.ones_like(self.seen), 1 - MEMORY)
+
+    def _some(self, x: Tensor) -> Tensor:
+        """Every so many-th sample, for a bounded number of tokens."""
+        n_each = max(1, x.numel() // (len(x) * self.layer.shape[1]))  # about
+        return x[:: -(-len(x) * n_each // MOST_TOKENS)]
+
+    def moments(self) -> tuple[Tensor, Tensor] | None:
+        """Return the means of ``x`` and ``x x^T``; None before any was seen."""
+        if not float(self.seen) > 0:
+            return None
+        return self.mean / self.seen, self.square / self.seen
+
+    def stop(self) -> None:
+        """Look no more."""
+        for handle in self.handles:
+            handle.remove()
