@@ -12,7 +12,8 @@ PUBLISHED = (
     "sequential-attention",
     "sequential-attention++",
 )
-OURS = ("attention-refit", "gradual-refit")  # methods of this library's own
+# of this library's own, the last two being parts of the first
+OURS = ("attention-refit", "fisher-attention", "gradual-fisher")
 ARMS = (*PUBLISHED, *OURS)
 DENSE = "dense"  # nothing is pruned
 

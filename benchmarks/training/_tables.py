@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -65,6 +65,16 @@ def values(rows: Sequence[Row], key: str, order: Sequence[str] = ()) -> list[Any
     return known + sorted(found - set(known))
 
 
+def settings(part: Any) -> str:
+    """Return the name of a score or a schedule, and what differs from its defaults."""
+    own = [
+        f"{field.name} = {getattr(part, field.name)}"
+        for field in fields(part)
+        if field.default not in (MISSING, getattr(part, field.name))
+    ]
+    return f"{part.name}, {', '.join(own)}" if own else part.name
+
+
 class Runs:
     """Finished runs, and what a page says of them.
 
@@ -117,7 +127,7 @@ class Runs:
             if arm in known:
                 pair = known[arm]
                 ours = "this library" if arm in OURS else "published"
-                lines.append([arm, pair.score.name, pair.schedule.name, ours])
+                lines.append([arm, settings(pair.score), settings(pair.schedule), ours])
         return _pages.table(["arm", "score", "schedule", "by"], lines)
 
     def claims(self) -> Iterator[str]:

@@ -22,7 +22,9 @@ METHODS = training_methods()
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
 # structures, and how many atoms of the layers of 24 x 16 and 12 x 24 weights they keep
-LABELS = np.arange(24 * 16).reshape(24, 16) * 7 % 41  # interleaved groups of unequal sizes
+LABELS = (
+    np.arange(24 * 16).reshape(24, 16) * 7 % 41
+)  # interleaved groups of unequal sizes
 STRUCTURES = {
     "weights": (Cardinality(density=0.2), 134),
     "4x4": (Blocks((4, 4), density=0.25), 10),
@@ -49,7 +51,7 @@ def made(method, structure, total_steps=40, **options):
 @pytest.mark.parametrize("method", METHODS)
 def test_sparse_phases_have_exact_counts_and_finalize_keeps_the_function(method, name):
     structure, count = STRUCTURES[name]
-    training = made(method, structure, 24)
+    training = made(method, structure, 12)
     pruner = training.pruner
     sparse = [
         phase
@@ -57,7 +59,7 @@ def test_sparse_phases_have_exact_counts_and_finalize_keeps_the_function(method,
         if phase.name != "dense" and phase.removed == (1.0, 1.0)
     ]
     assert sparse  # at least the last one
-    for n in range(24):
+    for n in range(12):
         if any(phase.start <= n < phase.end for phase in sparse):
             assert sum(pruner.kept.values()) == count, n
         training.step()
@@ -126,11 +128,11 @@ def test_the_shortest_trainings_reach_the_budget(method, total_steps):
     assert torch.isfinite(outputs(training.model)).all()
 
 
-@pytest.mark.parametrize("n_steps", [0, 1, 7, 19, 38])
+@pytest.mark.parametrize("n_steps", [0, 7, 13])
 @pytest.mark.parametrize("method", METHODS)
 def test_finalized_early_the_budget_is_met_and_a_warning_says_so(method, n_steps):
-    training = Training(method).steps(n_steps)
-    with pytest.warns(UserWarning, match=f"finalized after {n_steps} of 40 steps"):
+    training = Training(method, total_steps=16).steps(n_steps)
+    with pytest.warns(UserWarning, match=f"finalized after {n_steps} of 16 steps"):
         training.pruner.finalize()
     assert sum(training.pruner.kept.values()) == 10
     zero = {n: m.weight == 0 for n, m in training.model.named_children() if n in "02"}
@@ -169,7 +171,7 @@ def test_layers_that_stay_dense_are_named_with_the_reason():
 
 def test_a_model_without_a_layer_to_prune_says_why():
     model = mlp().requires_grad_(False)
-    with pytest.raises(ValueError, match="no layer can be pruned.*frozen"):
+    with pytest.raises(ValueError, match=r"no layer can be pruned.*frozen"):
         Pruner(model, Blocks((4, 4), density=0.5), total_steps=5, min_blocks=1)
     with pytest.raises(ValueError, match="fewer than min_blocks=100"):
         Pruner(mlp(), Blocks((8, 8), density=0.5), total_steps=5)
@@ -291,18 +293,23 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_masks(method, bad):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_weights_that_are_not_finite_stop_at_a_selection_and_keep_the_masks(method):
-    training = Training(method).steps(5)
-    masks = training.pruner.masks
+    training = Training(method, total_steps=16).steps(3)
     layer = training.pruner.sites[1].layer
     with torch.no_grad():
         layer.parameter[3, 4] = math.nan
-    with pytest.raises(FloatingPointError, match=r"weights of layer '2' .*checkpoint"):
-        for _ in range(36):
-            training.optimizer.zero_grad()
+    masks = []
+
+    def go_on():
+        for _ in range(13):
+            masks.append(training.pruner.masks)
+            training.optimizer.zero_grad(set_to_none=False)
             training.pruner.step()
-            masks = training.pruner.masks
         training.pruner.finalize()
-    assert all(torch.equal(m, masks[n]) for n, m in training.pruner.masks.items())
+
+    with pytest.raises(FloatingPointError, match=r"weights of layer '2' .*checkpoint"):
+        go_on()
+    for name, mask in training.pruner.masks.items():
+        assert torch.equal(mask, masks[-1][name])
 
 
 def test_a_budget_that_cannot_be_met_is_refused_and_leaves_the_model_alone():
@@ -353,11 +360,10 @@ def test_surgery_after_the_pruner_was_made_is_noticed(surgery):
 
 def test_a_score_that_needs_gradients_says_when_it_sees_none():
     training = Training("movement")
+    training.train()
+    training.optimizer.zero_grad()
     with pytest.raises(RuntimeError, match="before zero_grad"):
-        for _ in range(40):
-            training.train()
-            training.optimizer.zero_grad()
-            training.pruner.step()
+        training.pruner.step()
 
 
 def test_a_state_of_another_pruner_is_refused():
@@ -396,8 +402,8 @@ def test_a_failing_first_selection_leaves_the_model_as_it_was():
             model,
             Blocks((4, 4), density=0.5),
             score="sequential-attention",
-            schedule="rigl",
-            total_steps=9,
+            schedule="one-shot",
+            total_steps=1,  # the first selection is at once
             min_blocks=1,
             optimizer=optimizer,
         )
@@ -615,10 +621,8 @@ def test_after_a_reset_optimizers_step_as_new_ones(name):
 def test_every_optimizer_trains_to_the_budget(name):
     kind, settings = OPTIMIZERS[name]
     training = Training(optimizer=kind, settings=settings, total_steps=16)
-    before = float(training.loss(0))
     report = training.finish()
     assert report.kept == report.asked == 10
-    assert math.isfinite(before)
     assert torch.isfinite(outputs(training.model)).all()
 
 
@@ -713,8 +717,8 @@ def test_autocast_in_bfloat16_trains(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_steps_that_loss_scaling_skips_do_no_harm(method):
-    training = Training(method, total_steps=20)
-    for n in range(20):
+    training = Training(method, total_steps=12)
+    for n in range(12):
         training.optimizer.zero_grad()
         loss = training.loss(n)
         loss.backward()

@@ -233,7 +233,7 @@ def test_attention_is_positive_of_mean_one_and_blind_to_shifts(logits, shift):
 @given(LOGITS, st.floats(0.01, 1))
 def test_attention_is_clipped_to_the_density_and_its_inverse(logits, density):
     logits = torch.from_numpy(logits)
-    found = SequentialAttention().factor(None, None, {"logits": logits}, density)
+    found = SequentialAttention().factor(logits, None, {"logits": logits}, density)
     lowest, highest = np.float32(density), np.float32(1 / density)
     assert bool((found >= lowest).all() and (found <= highest).all())
     free = attention(logits)

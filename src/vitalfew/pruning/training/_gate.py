@@ -45,7 +45,9 @@ class Gate(nn.Module):
         self.inputs = Inputs(layer) if wanted else None
         self.names = tuple(score.parameters(tiles))
         for name, value in score.parameters(tiles).items():
-            self.register_parameter(name, nn.Parameter(value.to(weight.device)))
+            wide = torch.promote_types(value.dtype, weight.dtype)
+            own = nn.Parameter(value.to(weight.device, wide))
+            self.register_parameter(name, own)
 
     def own(self) -> dict[str, Any]:
         """Return the parameters of the score."""

@@ -50,12 +50,13 @@ def training_schedules() -> dict[str, Schedule]:
     return {schedule.name: schedule for schedule in every}
 
 
-REFITTING = schedules.Gradual(selections=30, zero=True)
+FINAL = schedules.Gradual(selections=30, zero=True)  # what is removed stays so
 
 PAIRS: dict[str, tuple[str | Score, str | Schedule]] = {
     "sequential-attention++": ("sequential-attention", "sequential-attention++"),
-    "attention-refit": (scores.Refit(), REFITTING),
-    "gradual-refit": (scores.Refit(attention=False), REFITTING),
+    "attention-refit": ("attention-refit", FINAL),
+    "fisher-attention": ("fisher-attention", FINAL),
+    "gradual-fisher": ("fisher", FINAL),
     "acdc": ("magnitude", "acdc"),
     "gradual-magnitude": ("magnitude", "gradual"),
     "magnitude": ("magnitude", "one-shot"),

@@ -146,6 +146,12 @@ class Pruner:
         frozen = [layer for layer in layers if not layer.parameter.requires_grad]
         self.left |= {layer.name: "it is frozen" for layer in frozen}
         layers = [layer for layer in layers if layer.parameter.requires_grad]
+        if not layers:
+            said_so = [f"{name}: {why}" for name, why in self.left.items()]
+            raise ValueError(
+                "no layer can be pruned: "
+                + ("; ".join(said_so[:3]) or "the model has no weights to choose")
+            )
         self.targets, unfit = targets_of(structure, layers, min_blocks)
         self.left |= unfit
         self.total = 0 if self._fixed else total_count(structure, self.targets)
@@ -275,7 +281,8 @@ class Pruner:
         FloatingPointError
             If the loss or what is scored is not finite; masks are the last good ones.
         RuntimeError
-            If a pruned layer is not as it was left, or after `finalize`.
+            If a pruned layer is not as it was left, after `finalize`, or if gradients
+            are needed and there are none.
         """
         self._check_gates()
         told = loss.detach() if isinstance(loss, Tensor) else loss
@@ -284,6 +291,12 @@ class Pruner:
             raise FloatingPointError(
                 f"the loss is {self.loss} after {self.n_steps} steps: masks are those "
                 "of the last selection; go back to a checkpoint, with a lower rate"
+            )
+        blind = all(site.layer.parameter.grad is None for site in self.sites)
+        if self.score.needs - {"hessian"} and blind:
+            raise RuntimeError(
+                f"the score {self.score.name!r} needs gradients and there are none: "
+                "call Pruner.step after the optimizer's step and before zero_grad"
             )
         self.n_steps += 1
         if self.score.needs_rate and not self.optimizers:
@@ -298,7 +311,7 @@ class Pruner:
         old = self._phase
         if old.hidden_decay:
             self._decay_hidden(old.hidden_decay)
-        if old.average:
+        if old.average and self.n_steps <= self.total_steps:
             self._average()
         self._phase = self._phase_at(self.n_steps)
         to_the_end = self._phase.removed[0] < 1 or self._phase.revive
@@ -309,6 +322,8 @@ class Pruner:
             self._select(again=True)
         elif self._phase.leak != (0.0, 0.0):
             self._show()
+        if self.n_steps == self.total_steps and self._phase.average:
+            self._take_means()
         if self.loss is not None and self.n_steps % self._every == 0:
             self._record()
         self._look_ahead()
@@ -339,8 +354,6 @@ class Pruner:
             self._phase = replace(self.phases[-1], alive=False)
             self.n_steps = self.total_steps
             self._select(again=False)
-        if self._phase.average and not early:
-            self._take_means()
         layers, masks = [], {}
         for site in self.sites:
             site.show(site.kept)
@@ -397,7 +410,9 @@ class Pruner:
             "n_steps": self.n_steps,
             "finished": self._finished,
             "kept": {s.name: torch.from_numpy(s.kept.copy()) for s in self.sites},
-            "seen": {s.name: dict(s.seen) for s in self.sites},
+            "seen": {
+                s.name: {k: v.clone() for k, v in s.seen.items()} for s in self.sites
+            },
             "n_seen": {s.name: s.n_steps for s in self.sites},
             "trusted": dict(self._trusted),
             "means": dict(self._means),
@@ -554,12 +569,6 @@ class Pruner:
         """What each atom of each layer scores, not negative, on the host."""
         settle(self.model)
         self._check_finite([site.matrix for site in self.sites], "weights")
-        blind = not any(site.n_steps for site in self.sites)
-        if self.score.needs - {"hessian"} and self.n_steps and blind:
-            raise RuntimeError(
-                f"the score {self.score.name!r} has seen no gradients: call "
-                "Pruner.step after the optimizer's step and before zero_grad"
-            )
         found = [
             self.score.saliency(site).to(torch.float64).reshape(-1)
             for site in self.sites
@@ -612,9 +621,12 @@ class Pruner:
             else target.loosened(0, removed)
         )
         if not target.fixed or hasattr(bound, "m"):  # only their order matters
-            order = np.lexsort((np.arange(len(saliency))[::-1], saliency, alive))
-            scores = np.empty(len(saliency))
-            scores[order] = np.arange(1, len(saliency) + 1)
+            least = np.finfo(float).tiny
+            if others:
+                share = saliency / max(float(saliency.max()), least)
+                scores = np.where(alive, 2.0, np.maximum(share, least))
+            else:
+                scores = np.where(alive, saliency + least, least / 2)
         else:
             scores = saliency + np.finfo(float).tiny
             if others:
@@ -713,7 +725,7 @@ class Pruner:
             site.write(torch.where(site.gone, factor * weight, weight))
 
     def _changing(self) -> dict[str, Tensor]:
-        """What training changes, by name: parameters and buffers, not those of gates."""
+        """Parameters and buffers that training changes, by name; not those of gates."""
         own = {id(b) for site in self.sites for b in site.gate.buffers()}
         trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
         rest = [(n, b) for n, b in self.model.named_buffers() if id(b) not in own]

@@ -132,8 +132,9 @@ class Site:
                 self.seen[name] = before - self.matrix.to(torch.float32) * g
             else:
                 new = g * g if name == "fisher" else g
-                before = self.seen.get(name, torch.zeros_like(g))
-                self.seen[name] = warm * before + (1 - warm) * new
+                if name not in self.seen:
+                    self.seen[name] = torch.zeros_like(g)
+                self.seen[name].lerp_(new, 1 - warm)
 
 
 def whole(tensor: Tensor) -> Tensor:

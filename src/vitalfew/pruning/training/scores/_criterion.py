@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from vitalfew.pruning._contracts import Criterion
+from vitalfew.pruning.criteria import Fisher
 from vitalfew.pruning.training._contracts import Score
 from vitalfew.pruning.training._site import Site
 
@@ -60,3 +61,8 @@ class ByCriterion(Score):
         return site.tiles.sums(
             self.criterion.score(weight, site.statistics, rng).double()
         )
+
+
+def fisher_saliency(site: Site) -> Tensor:
+    """Return the second-order loss of removing each atom, from gradients so far."""
+    return ByCriterion(Fisher()).saliency(site)

@@ -37,7 +37,7 @@ class Decay(Score):
     def regularize(self, site: Site, rate: float, progress: float) -> None:
         """Shorten atoms, while there are some that shall go."""
         above = above_cut(site, squares(site.tiles, site.matrix))
-        if int(above.sum()) >= int(site.kept.sum()):
+        if not 0 < int(above.sum()) < int(site.kept.sum()):  # 0: they are NaN
             return
         lengths = norms(site.tiles, site.matrix)
         much = rate * self.strength(progress) * lengths.mean()

@@ -15,7 +15,8 @@ from vitalfew.pruning.training._tiles import Tiles
 
 def attention(logits: Tensor) -> Tensor:
     """Return n times the softmax of n logits: numbers above zero of mean one."""
-    return len(logits) * torch.softmax(logits.to(torch.float32), 0)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return len(logits) * torch.softmax(wide, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,9 @@ class SequentialAttention(Score):
         density: float,
     ) -> Tensor:
         """Return the attention on each atom."""
-        return attention(parameters["logits"]).clamp(density, 1 / density)
+        logits = parameters["logits"]
+        logits = logits.to(torch.promote_types(logits.dtype, matrix.dtype))
+        return attention(logits).clamp(density, 1 / density)
 
     def saliency(self, site: Site) -> Tensor:
         """Return the logits, which order atoms as attention does."""
