@@ -4,6 +4,7 @@ from pathlib import Path
 
 from benchmarks import _pages
 from benchmarks._runs import Results
+from benchmarks.training._arms import CHOSEN
 from benchmarks.training._tables import Measure, Runs, page
 
 NAME = "training_ablation"
@@ -18,9 +19,7 @@ INTRODUCTION = """\
 Every arm trains the same network from the same initial weights, on the same batches in
 the same order, for the same number of steps, and ends with the same number of blocks;
 a seed draws all three, and 10,000 training images where there are more. Arms differ in
-what scores blocks and in when blocks go, and are used with their default settings:
-nothing was tuned for any of them, nor for the data. *magnitude* removes all blocks at
-half time; *gradual-magnitude* little by little; *powerpropagation* like magnitude, with
+what scores blocks and in when blocks go. *magnitude* removes all blocks at half time; *gradual-magnitude* little by little; *powerpropagation* like magnitude, with
 weights that are products; *acdc* is dense and sparse by turns; *acdc-gradual* is the
 schedule of *sequential-attention++*, dense, sparsification and sparse by turns, with
 magnitude for a score; *sequential-attention* is attention with the schedule of acdc.
@@ -54,7 +53,7 @@ def write(results: Results, folder: Path) -> None:
     runs = Runs([row for row in results.rows if "error" not in row], TITLES, MEASURE)
     parts = page(
         "Pruning while training: what helps",
-        INTRODUCTION,
+        f"{INTRODUCTION}\n{CHOSEN}",
         _pages.machines(results),
         results.rows,
         runs,

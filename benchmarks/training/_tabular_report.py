@@ -4,6 +4,7 @@ from pathlib import Path
 
 from benchmarks import _pages
 from benchmarks._runs import Results
+from benchmarks.training._arms import CHOSEN
 from benchmarks.training._tables import Measure, Runs, page
 
 NAME = "training_tabular"
@@ -31,8 +32,7 @@ rate that falls exponentially from 2e-3 to 2e-5, and a weight decay of 1e-4 on a
 embeddings; a seed draws weights and batches. *acdc* and *sequential-attention++* have
 the lengths of the paper for this network, a fifth of the training dense, ten cycles, a
 fifth sparse, and acdc hides weights rather than setting them to zero; the other arms
-have their defaults. Nothing was tuned for any of them. Numbers are mean log losses on
-the validation rows, in nats, the lower the better, with the least and the greatest in
+have their defaults. Numbers are mean log losses on the validation rows, in nats, the lower the better, with the least and the greatest in
 brackets. Seeds are paired in the tests: p is the share of all choices of signs of the
 differences whose mean is as far from zero, exact, for both sides, and not corrected for
 the number of tests.
@@ -51,7 +51,7 @@ def write(results: Results, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     runs = Runs([row for row in results.rows if "error" not in row], TITLES, MEASURE)
-    introduction = INTRODUCTION
+    introduction = f"{INTRODUCTION}\n{CHOSEN}"
     least = {row["least"] for row in runs.rows if "least" in row}
     if least:
         introduction += (

@@ -21,7 +21,7 @@ from vitalfew.structures import Blocks
 
 STEPS = 24
 WORLD = 2
-METHODS = ("sequential-attention++", "rigl", "movement", "swamp", "gradual-refit")
+METHODS = ("sequential-attention++", "rigl", "movement", "swamp", "attention-refit")
 
 
 def made(method, seed=0, **options):
