@@ -17,15 +17,16 @@ MEASURE = Measure("accuracy", 1, 1, "test accuracy (%)", "points of accuracy")
 
 INTRODUCTION = """\
 Every arm trains the same network from the same initial weights, on the same batches in
-the same order, for the same number of steps, and ends with the same number of blocks;
-a seed draws all three, and 10,000 training images where there are more. Arms differ in
-what scores blocks and in when blocks go. *magnitude* removes all blocks at half time; *gradual-magnitude* little by little; *powerpropagation* like magnitude, with
-weights that are products; *acdc* is dense and sparse by turns; *acdc-gradual* is the
-schedule of *sequential-attention++*, dense, sparsification and sparse by turns, with
-magnitude for a score; *sequential-attention* is attention with the schedule of acdc.
-The perceptrons train for 15 passes with batches of 128, Adam, a rate of 1e-3 that falls
-as a cosine, and a weight decay of 1e-4, also on attention. The residual network trains
-for 15 passes with SGD, a momentum of 0.9, a rate of 0.1 that falls as a cosine, and a
+the same order, for the same number of steps, and ends with the same number of blocks; a
+seed draws all three, and 10,000 training images where there are more. Arms differ in
+what scores blocks and in when blocks go. *magnitude* removes all blocks at half time;
+*gradual-magnitude* little by little; *powerpropagation* like magnitude, with weights
+that are products; *acdc* is dense and sparse by turns; *acdc-gradual* is the schedule
+of *sequential-attention++*, dense, sparsification and sparse by turns, with magnitude
+for a score; *sequential-attention* is attention with the schedule of acdc. The
+perceptrons train for 15 passes with batches of 128, Adam, a rate of 1e-3 that falls as
+a cosine, and a weight decay of 1e-4, also on attention. The residual network trains for
+15 passes with SGD, a momentum of 0.9, a rate of 0.1 that falls as a cosine, and a
 weight decay of 5e-4, on moved and mirrored photographs.
 
 Layers with fewer than 100 blocks stay dense, as in the paper, and the last layer of the

@@ -32,10 +32,10 @@ rate that falls exponentially from 2e-3 to 2e-5, and a weight decay of 1e-4 on a
 embeddings; a seed draws weights and batches. *acdc* and *sequential-attention++* have
 the lengths of the paper for this network, a fifth of the training dense, ten cycles, a
 fifth sparse, and acdc hides weights rather than setting them to zero; the other arms
-have their defaults. Numbers are mean log losses on the validation rows, in nats, the lower the better, with the least and the greatest in
-brackets. Seeds are paired in the tests: p is the share of all choices of signs of the
-differences whose mean is as far from zero, exact, for both sides, and not corrected for
-the number of tests.
+have their defaults. Numbers are mean log losses on the validation rows, in nats, the
+lower the better, with the least and the greatest in brackets. Seeds are paired in the
+tests: p is the share of all choices of signs of the differences whose mean is as far
+from zero, exact, for both sides, and not corrected for the number of tests.
 """
 
 

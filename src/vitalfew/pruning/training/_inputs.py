@@ -1,5 +1,6 @@
 """What goes into a layer while it trains."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,14 +11,15 @@ from vitalfew.neural import Layer
 MEMORY = 0.9  # of the running mean
 WINDOW = 20  # steps before a selection in which inputs are looked at
 MOST_TOKENS = 2048  # of a step
+SUMS = "square", "mean", "seen"
 
 
 class Inputs(nn.Module):
     """Running means of ``x`` and ``x x^T`` over the inputs of a layer in training.
 
-    A module, so that its sums are saved with the model and updated within compiled
-    graphs. Only steps shortly before a selection count, and of long batches only some
-    samples.
+    A module, so that its sums move with the model. They are no buffers, which several
+    processes would take from the first one in every step. Only steps shortly before a
+    selection count, and of long batches only some samples.
 
     Parameters
     ----------
@@ -30,19 +32,33 @@ class Inputs(nn.Module):
         Whether the next steps count.
     """
 
-    square: Tensor
-    mean: Tensor
-    seen: Tensor
-
     def __init__(self, layer: Layer) -> None:
         super().__init__()
         n_in, device = layer.shape[1], layer.parameter.device
         self.layer, self.watching = layer, False
-        self.register_buffer("square", torch.zeros(n_in, n_in, device=device))
-        self.register_buffer("mean", torch.zeros(n_in, device=device))
-        self.register_buffer("seen", torch.zeros((), device=device))
-        modules = (layer.module, *layer.sharing)
+        self.square = torch.zeros(n_in, n_in, device=device)
+        self.mean = torch.zeros(n_in, device=device)
+        self.seen = torch.zeros((), device=device)
+        self.handles: list[Any] = []
+
+    def start(self) -> None:
+        """Look from now on."""
+        modules = (self.layer.module, *self.layer.sharing)
         self.handles = [m.register_forward_pre_hook(self.look) for m in modules]
+
+    def sums(self) -> dict[str, Tensor]:
+        """Return what was seen so far, copied."""
+        return {name: getattr(self, name).clone() for name in SUMS}
+
+    def take(self, sums: Mapping[str, Tensor]) -> None:
+        """Go on from what `sums` returned."""
+        for name in SUMS:
+            getattr(self, name).copy_(sums[name])
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        for name in SUMS:
+            setattr(self, name, fn(getattr(self, name)))
+        return super()._apply(fn, recurse)
 
     def look(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Take note of the inputs of a step of training."""

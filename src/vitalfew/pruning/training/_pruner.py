@@ -185,6 +185,8 @@ class Pruner:
         for site, modules in zip(self.sites, self._held, strict=True):
             for module in modules:
                 parametrize.register_parametrization(module, "weight", site.gate)
+            if site.gate.inputs is not None:
+                site.gate.inputs.start()
         with torch.no_grad():
             for site in self.sites:
                 self.score.begin(site)
@@ -414,6 +416,7 @@ class Pruner:
                 s.name: {k: v.clone() for k, v in s.seen.items()} for s in self.sites
             },
             "n_seen": {s.name: s.n_steps for s in self.sites},
+            "inputs": {s.name: s.gate.inputs.sums() for s in self.sites if s.gate.inputs},
             "trusted": dict(self._trusted),
             "means": dict(self._means),
             "n_means": self._n_means,
@@ -452,6 +455,8 @@ class Pruner:
         for site in self.sites:
             site.seen = _copied(state["seen"][site.name], site.gate.mask.device)
             site.n_steps = int(state["n_seen"][site.name])
+            if site.gate.inputs is not None:
+                site.gate.inputs.take(state["inputs"][site.name])
             site.kept = state["kept"][site.name].cpu().numpy().astype(bool)
         self._sparsity = self._hidden() / self._n_weights
         self._show()
