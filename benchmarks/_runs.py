@@ -333,6 +333,42 @@ def chosen(
     ]
 
 
+def conduct(
+    options: argparse.Namespace,
+    cells: Iterable[Row],
+    run: Callable[[Row], Row],
+    write: Callable[[Results, Path], None],
+    choices: Iterable[str] = (),
+) -> int:
+    """Make the runs that a command line asks for, then write their page.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        From `parse`.
+    cells : iterable of dict
+        All runs.
+    run : callable
+        Makes one.
+    write : callable
+        Writes the page of results into a folder.
+    choices : iterable of str
+        Parts of a cell with an option of `add_choices`.
+
+    Returns
+    -------
+    int
+        Exit status: 0, or 1 when runs are left for another time.
+    """
+    results = Results(options.results)
+    left = 0
+    if not options.report_only:
+        wanted = chosen(cells, choices, options)
+        left = carry_out(wanted, run, results, options.budget_minutes)
+    write(results, options.pages)
+    return int(left > 0)
+
+
 def say(text: str) -> None:
     """Tell the user how far things are."""
     sys.stderr.write(text + "\n")

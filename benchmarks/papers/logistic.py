@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._runs import Results, Row, arguments, carry_out, parse
+from benchmarks._runs import Row, arguments, conduct, parse
 from benchmarks.papers import _logistic_report
 from vitalfew import objectives, solve, solvers
 from vitalfew.structures import Cardinality
@@ -299,15 +299,12 @@ def main(given: list[str] | None = None) -> int:
         0, or 1 when runs are left for another time.
     """
     options = parse(arguments(__doc__, "logistic.jsonl"), given)
-    results = Results(options.results)
-    left = 0
-    if not options.report_only:
-        wanted = cells(2 if options.toy else SEEDS)
-        left = carry_out(
-            wanted, lambda cell: run(cell, options.toy), results, options.budget_minutes
-        )
-    _logistic_report.write(results, options.pages)
-    return int(left > 0)
+    return conduct(
+        options,
+        cells(2 if options.toy else SEEDS),
+        lambda cell: run(cell, options.toy),
+        _logistic_report.write,
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._runs import Results, Row, arguments, carry_out, parse
+from benchmarks._runs import Row, arguments, conduct, parse
 from benchmarks.papers import _sequential_lasso_report
 from vitalfew import objectives, penalties, solve
 from vitalfew.structures import Groups
@@ -153,13 +153,12 @@ def main(given: list[str] | None = None) -> int:
         0, or 1 when runs are left for another time.
     """
     options = parse(arguments(__doc__, "sequential_lasso.jsonl"), given)
-    results = Results(options.results)
-    left = 0
-    if not options.report_only:
-        wanted = cells(TOY_SEEDS if options.toy else SEEDS)
-        left = carry_out(wanted, run, results, options.budget_minutes)
-    _sequential_lasso_report.write(results, options.pages)
-    return int(left > 0)
+    return conduct(
+        options,
+        cells(TOY_SEEDS if options.toy else SEEDS),
+        run,
+        _sequential_lasso_report.write,
+    )
 
 
 if __name__ == "__main__":

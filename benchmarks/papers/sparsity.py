@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._runs import Clock, Results, Row, arguments, carry_out, parse
+from benchmarks._runs import Clock, Row, arguments, conduct, parse
 from benchmarks.papers import _sparsity_report, _tables
 from vitalfew import objectives, path, penalties, solve, solvers
 from vitalfew.datasets import make_sparse_regression
@@ -223,17 +223,12 @@ def main(given: list[str] | None = None) -> int:
         0, or 1 when runs are left for another time.
     """
     options = parse(arguments(__doc__, "sparsity.jsonl"), given)
-    results = Results(options.results)
-    left = 0
-    if not options.report_only:
-        wanted = (
-            cells(2, 0, ()) if options.toy else cells(SEEDS, TABLE_SEEDS, _tables.NAMES)
-        )
-        left = carry_out(
-            wanted, lambda cell: run(cell, options.toy), results, options.budget_minutes
-        )
-    _sparsity_report.write(results, options.pages)
-    return int(left > 0)
+    wanted = (
+        cells(2, 0, ()) if options.toy else cells(SEEDS, TABLE_SEEDS, _tables.NAMES)
+    )
+    return conduct(
+        options, wanted, lambda cell: run(cell, options.toy), _sparsity_report.write
+    )
 
 
 if __name__ == "__main__":

@@ -15,12 +15,10 @@ import torch
 
 from benchmarks._runs import (
     Clock,
-    Results,
     Row,
     add_choices,
     arguments,
-    carry_out,
-    chosen,
+    conduct,
     parse,
 )
 from benchmarks.pruning import _networks_report, _train
@@ -224,18 +222,13 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--full", action="store_true", help="all patterns and arms")
     add_choices(parser, CHOICES)
     options = parse(parser, given)
-    results = Results(options.results)
-    left = 0
-    if not options.report_only:
-        seeds = (0,) if options.toy else _train.SEEDS
-        left = carry_out(
-            chosen(cells(len(seeds), options.full), CHOICES, options),
-            lambda cell: run(cell, options.toy),
-            results,
-            options.budget_minutes,
-        )
-    _networks_report.write(results, options.pages)
-    return int(left > 0)
+    return conduct(
+        options,
+        cells(1 if options.toy else len(_train.SEEDS), options.full),
+        lambda cell: run(cell, options.toy),
+        _networks_report.write,
+        CHOICES,
+    )
 
 
 if __name__ == "__main__":

@@ -17,12 +17,10 @@ from benchmarks._runs import (
     ROOT,
     Clock,
     Memory,
-    Results,
     Row,
     add_choices,
     arguments,
-    carry_out,
-    chosen,
+    conduct,
     cores,
     parse,
     say,
@@ -174,18 +172,14 @@ def main(given: list[str] | None = None) -> int:
         asked: dict[str, Any] = json.loads(options.one)
         sys.stdout.write(json.dumps(measure(asked["cell"], asked["toy"])) + "\n")
         return 0
-    results = Results(options.results)
-    left = 0
-    if not options.report_only:
-        say(f"{len(cores())} cores")
-        left = carry_out(
-            chosen(cells(options.toy), CHOICES, options),
-            lambda cell: run(cell, options.toy),
-            results,
-            options.budget_minutes,
-        )
-    _scale_report.write(results, options.pages)
-    return int(left > 0)
+    say(f"{len(cores())} cores")
+    return conduct(
+        options,
+        cells(options.toy),
+        lambda cell: run(cell, options.toy),
+        _scale_report.write,
+        CHOICES,
+    )
 
 
 if __name__ == "__main__":

@@ -19,12 +19,10 @@ from torch.nn import functional
 
 from benchmarks._runs import (
     Clock,
-    Results,
     Row,
     add_choices,
     arguments,
-    carry_out,
-    chosen,
+    conduct,
     parse,
 )
 from benchmarks.pruning import _data, _train, _transformer_report
@@ -371,17 +369,13 @@ def main(given: list[str] | None = None) -> int:
     parser = arguments(__doc__, "pruning_transformer.jsonl")
     add_choices(parser, CHOICES)
     options = parse(parser, given)
-    results = Results(options.results)
-    left = 0
-    if not options.report_only:
-        left = carry_out(
-            chosen(cells((0,) if options.toy else SEEDS), CHOICES, options),
-            lambda cell: run(cell, options.toy),
-            results,
-            options.budget_minutes,
-        )
-    _transformer_report.write(results, options.pages)
-    return int(left > 0)
+    return conduct(
+        options,
+        cells((0,) if options.toy else SEEDS),
+        lambda cell: run(cell, options.toy),
+        _transformer_report.write,
+        CHOICES,
+    )
 
 
 if __name__ == "__main__":

@@ -18,12 +18,10 @@ from torch.nn import functional
 
 from benchmarks._runs import (
     Clock,
-    Results,
     Row,
     add_choices,
     arguments,
-    carry_out,
-    chosen,
+    conduct,
     parse,
 )
 from benchmarks.pruning import _data
@@ -216,17 +214,13 @@ def main(given: list[str] | None = None) -> int:
     parser = arguments(__doc__, "training_ablation.jsonl")
     add_choices(parser, CHOICES)
     options = parse(parser, given)
-    results = Results(options.results)
-    left = 0
-    if not options.report_only:
-        left = carry_out(
-            chosen(cells(), CHOICES, options),
-            lambda cell: run(cell, options.toy),
-            results,
-            options.budget_minutes,
-        )
-    _ablation_report.write(results, options.pages)
-    return int(left > 0)
+    return conduct(
+        options,
+        cells(),
+        lambda cell: run(cell, options.toy),
+        _ablation_report.write,
+        CHOICES,
+    )
 
 
 if __name__ == "__main__":

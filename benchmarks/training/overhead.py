@@ -20,12 +20,10 @@ from benchmarks._runs import (
     ROOT,
     Clock,
     Memory,
-    Results,
     Row,
     add_choices,
     arguments,
-    carry_out,
-    chosen,
+    conduct,
     parse,
     thread_variables,
 )
@@ -306,17 +304,13 @@ def main(given: list[str] | None = None) -> int:
         found = measure(**json.loads(options.one))
         sys.stdout.write(json.dumps(found) + "\n")
         return 0
-    results = Results(options.results)
-    left = 0
-    if not options.report_only:
-        left = carry_out(
-            chosen(cells(), CHOICES, options),
-            lambda cell: run(cell, options.toy),
-            results,
-            options.budget_minutes,
-        )
-    _overhead_report.write(results, options.pages)
-    return int(left > 0)
+    return conduct(
+        options,
+        cells(),
+        lambda cell: run(cell, options.toy),
+        _overhead_report.write,
+        CHOICES,
+    )
 
 
 if __name__ == "__main__":

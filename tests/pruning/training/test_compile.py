@@ -59,6 +59,8 @@ CASES = [
     ("sequential-attention++", Blocks((4, 4), density=0.25), 1),
     # with and without the gradients of what is hidden
     ("rigl", Blocks((4, 4), density=0.25), 2),
+    # with and without a look at the inputs
+    ("attention-refit", Blocks((4, 4), density=0.25), 2),
     ("acdc", Blocks((5, 7), density=0.3), 1),  # edges are smaller
     ("gradual-magnitude", Channels(density=0.5, axis=1), 1),
     ("powerpropagation", NM(2, 4), 1),
@@ -73,7 +75,7 @@ def agrees(method, structure, most, backend, compile_first=False):
     assert 1 <= n_graphs <= most
 
 
-@pytest.mark.parametrize(("method", "structure", "most"), CASES[:2])
+@pytest.mark.parametrize(("method", "structure", "most"), CASES[:3])
 def test_a_compiled_model_trains_as_an_eager_one(method, structure, most):
     agrees(method, structure, most, "eager")
 

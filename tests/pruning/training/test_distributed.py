@@ -46,7 +46,7 @@ def check_together(found, alone):
         assert same(each[0], each[2])
     for name, weight in alone["weights"].items():
         torch.testing.assert_close(
-            first["weights"][name], weight, rtol=1e-6, atol=1e-8
+            first["weights"][name], weight, rtol=1e-4, atol=1e-6
         )
     changes = sum(
         not same(one, other)

@@ -104,8 +104,7 @@ def job_sharded(rank, folder, method, each):
     state = pruner.state_dict()
     masks += go(model, optimizer, pruner, rank, STEPS - 13)
     x, _ = part(0, None)
-    with torch.no_grad():  # leaves the weights of the root gathered
-        before = model(x)
+    before = model(x).detach()  # leaves the weights of the root gathered
     pruner.finalize()
     with torch.no_grad():
         found = {"masks": masks, "moved": float((model(x) - before).abs().max())}

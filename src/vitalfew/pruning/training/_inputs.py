@@ -64,6 +64,8 @@ class Inputs(nn.Module):
         """Take note of the inputs of a step of training."""
         if not (self.watching and module.training and torch.is_grad_enabled()):
             return
+        if not args:  # given by name
+            return
         x = args[0].detach()
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             x = self.layer.tokens(self._some(x)).to(self.mean.dtype)

@@ -416,7 +416,9 @@ class Pruner:
                 s.name: {k: v.clone() for k, v in s.seen.items()} for s in self.sites
             },
             "n_seen": {s.name: s.n_steps for s in self.sites},
-            "inputs": {s.name: s.gate.inputs.sums() for s in self.sites if s.gate.inputs},
+            "inputs": {
+                s.name: s.gate.inputs.sums() for s in self.sites if s.gate.inputs
+            },
             "trusted": dict(self._trusted),
             "means": dict(self._means),
             "n_means": self._n_means,
