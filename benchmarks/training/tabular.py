@@ -58,7 +58,7 @@ SCHEDULES = {
 }
 PATTERNS = ("5x5", "10x10", "20x20")
 SPARSITIES = (0.9, 0.95, 0.97, 0.98, 0.99)
-SEEDS = 5
+SEEDS = 8
 CHOICES: dict[str, tuple[Any, ...]] = {
     "data": tuple(STEPS),
     "pattern": (DENSE, *PATTERNS),

@@ -69,6 +69,9 @@ def test_sparse_phases_have_exact_counts_and_finalize_keeps_the_function(method,
     found = outputs(training.model)
     assert (found - expected).norm() <= 1e-5 * expected.norm()
     assert sum(int(layer.kept) for layer in report.layers) <= count
+    for module in training.model.modules():
+        assert not module._forward_pre_hooks
+        assert not module._forward_hooks
     for layer in report.layers:  # what is not kept is zero, and nothing else is hidden
         weight = training.model.get_submodule(layer.name).weight
         assert not weight[~report.masks[layer.name]].any()
@@ -468,15 +471,19 @@ def test_a_scheduler_made_before_the_pruner_is_refused_with_the_right_order():
     optimizer = torch.optim.Adam(model.parameters())
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
     before = repr(model)
-    with pytest.raises(ValueError, match="before the scheduler"):
-        Pruner(
-            model,
-            Blocks((4, 4), density=0.5),
-            total_steps=9,
-            min_blocks=1,
-            optimizer=optimizer,
-        )
-    assert repr(model) == before  # and scores without parameters need no new group
+    for method in ("sequential-attention++", "attention-refit"):
+        with pytest.raises(ValueError, match="before the scheduler"):
+            Pruner(
+                model,
+                Blocks((4, 4), density=0.5),
+                method=method,
+                total_steps=9,
+                min_blocks=1,
+                optimizer=optimizer,
+            )
+        assert repr(model) == before
+        assert not any(module._forward_pre_hooks for module in model)
+    # scores without parameters need no new group
     Pruner(
         model,
         Blocks((4, 4), density=0.5),

@@ -34,13 +34,14 @@ class Optimizers:
     def __bool__(self) -> bool:
         return bool(self.all)
 
-    def rate(self, parameter: nn.Parameter) -> float:
-        """Return the learning rate of a parameter, 0 where nobody trains it."""
+    def rates(self, parameters: Iterable[nn.Parameter]) -> list[float]:
+        """Return the learning rates of parameters, 0 where nobody trains them."""
+        found: dict[int, float] = {}
         for each in self.all:
             for group in each.param_groups:
-                if any(p is parameter for p in group["params"]):
-                    return float(group["lr"])
-        return 0.0
+                rate = float(group["lr"])
+                found |= {id(p): rate for p in group["params"]}
+        return [found.get(id(p), 0.0) for p in parameters]
 
     def join(
         self,

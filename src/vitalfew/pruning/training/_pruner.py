@@ -307,8 +307,7 @@ class Pruner:
             site.observe(self.score.needs - {"hessian"})
         progress = min(1.0, self.n_steps / self.total_steps)
         with torch.no_grad():
-            for site in self.sites:
-                rate = self.optimizers.rate(site.layer.parameter)
+            for site, rate in zip(self.sites, self._rates(), strict=True):
                 self.score.regularize(site, rate, progress)
         old = self._phase
         if old.hidden_decay:
@@ -499,6 +498,10 @@ class Pruner:
             self._rewind(phase.zero)
         self._record()
         self._look_ahead()
+
+    def _rates(self) -> list[float]:
+        """Return the learning rate of the weight of every layer."""
+        return self.optimizers.rates(site.layer.parameter for site in self.sites)
 
     def _reset(self) -> None:
         if self.optimizers:
@@ -726,8 +729,8 @@ class Pruner:
         """Take some of the weights that the network does not see away."""
         if not self.optimizers:
             self._warn_without("the schedule decays weights by the learning rate")
-        for site in self.sites:
-            factor = 1 - decay * self.optimizers.rate(site.layer.parameter)
+        for site, rate in zip(self.sites, self._rates(), strict=True):
+            factor = 1 - decay * rate
             weight = site.matrix
             site.write(torch.where(site.gone, factor * weight, weight))
 
