@@ -15,14 +15,12 @@ from torch.nn.utils import parametrize
 from vitalfew._validation import check_count
 from vitalfew.neural import prunable_layers
 from vitalfew.pruning._budgets import noun, targets_of, total_count
-from vitalfew.pruning._contracts import Allocation, Part
+from vitalfew.pruning._contracts import Allocation
 from vitalfew.pruning._methods import find_allocation
 from vitalfew.pruning._report import PruneReport, layer_report, said
 from vitalfew.pruning.training._contracts import Phase, Schedule, phases_of
 from vitalfew.pruning.training._distributed import (
-    agreed,
     check_not_wrapped,
-    of_the_first,
     settle,
 )
 from vitalfew.pruning.training._gate import Gate, remove_gate
@@ -30,7 +28,9 @@ from vitalfew.pruning.training._history import Event, History
 from vitalfew.pruning.training._inputs import WINDOW
 from vitalfew.pruning.training._methods import find_pair
 from vitalfew.pruning.training._optimizers import Optimizers
-from vitalfew.pruning.training._site import Marks, Site, put, whole
+from vitalfew.pruning.training._selection import Selection
+from vitalfew.pruning.training._site import Marks, Site, whole
+from vitalfew.pruning.training._snapshots import Snapshots, copied
 from vitalfew.pruning.training._tiles import Tiles
 
 FORMAT = 1  # of `state_dict`
@@ -154,15 +154,16 @@ class Pruner:
             )
         self.targets, unfit = targets_of(structure, layers, min_blocks)
         self.left |= unfit
-        self.total = 0 if self._fixed else total_count(structure, self.targets)
-        self.sites = [self._site(target) for target in self.targets]
+        total = 0 if self._fixed else total_count(structure, self.targets)
+        self.sites = [self._site(target, total) for target in self.targets]
         self._sizes = [site.tiles.sizes().numpy() for site in self.sites]
         self._n_weights = sum(int(sizes.sum()) for sizes in self._sizes)
         self._sparsity = 0.0
         self._every = max(1, total_steps // MOST_EVENTS)
-        self._trusted: dict[str, Tensor] = {}  # of the model, to go back to
-        self._means: dict[str, Tensor] = {}
-        self._n_means = 0
+        self._selection = Selection(
+            model, self.targets, self.sites, self.score, self.allocation, total, rng
+        )
+        self._snapshots = Snapshots(model, self.sites)
         self._warned: set[str] = set()  # what an optimizer is missing for
         self._finished = False
         self._held: list[list[nn.Module]] = []  # modules, by the site of their weight
@@ -202,11 +203,11 @@ class Pruner:
                 known.append(module)
         return known
 
-    def _site(self, target: Any) -> Site:
+    def _site(self, target: Any, total: int) -> Site:
         """Return a layer with its gate, which is not yet there."""
         layer, bound = target.layer, target.structure
         everything = sum(t.structure.n_atoms for t in self.targets)
-        density = self.total / everything
+        density = total / everything
         if target.fixed:
             density = bound.budget / float(bound.atom_costs.sum())
         gate = Gate(layer, Tiles(bound), self.score, min(1.0, density))
@@ -313,7 +314,7 @@ class Pruner:
         if old.hidden_decay:
             self._decay_hidden(old.hidden_decay)
         if old.average and self.n_steps <= self.total_steps:
-            self._average()
+            self._snapshots.average(old.progress(self.n_steps))
         self._phase = self._phase_at(self.n_steps)
         to_the_end = self._phase.removed[0] < 1 or self._phase.revive
         last = to_the_end and self.n_steps == self.total_steps
@@ -324,7 +325,7 @@ class Pruner:
         elif self._phase.leak != (0.0, 0.0):
             self._show()
         if self.n_steps == self.total_steps and self._phase.average:
-            self._take_means()
+            self._snapshots.take_mean()
         if self.loss is not None and self.n_steps % self._every == 0:
             self._record()
         self._look_ahead()
@@ -343,7 +344,7 @@ class Pruner:
         """
         self._check_gates()
         settle(self.model)
-        self._check_finite([site.matrix for site in self.sites], "weights")
+        self._selection.check_weights(self.n_steps)
         early = self.n_steps < self.total_steps
         if early:
             warnings.warn(
@@ -418,9 +419,7 @@ class Pruner:
             "inputs": {
                 s.name: s.gate.inputs.sums() for s in self.sites if s.gate.inputs
             },
-            "trusted": dict(self._trusted),
-            "means": dict(self._means),
-            "n_means": self._n_means,
+            "snapshots": self._snapshots.state(),
             "history": self.history.to_rows(),
         }
 
@@ -448,13 +447,10 @@ class Pruner:
             )
         self.n_steps = int(state["n_steps"])
         self._phase = self._phase_at(self.n_steps)
-        device = self.sites[0].layer.parameter.device
-        self._trusted = _copied(state["trusted"], device)
-        self._means = _copied(state["means"], device)
-        self._n_means = int(state["n_means"])
+        self._snapshots.load(state["snapshots"])
         self.history.from_rows(state["history"])
         for site in self.sites:
-            site.seen = _copied(state["seen"][site.name], site.gate.mask.device)
+            site.seen = copied(state["seen"][site.name], site.gate.mask.device)
             site.n_steps = int(state["n_seen"][site.name])
             if site.gate.inputs is not None:
                 site.gate.inputs.take(state["inputs"][site.name])
@@ -484,18 +480,17 @@ class Pruner:
 
     def _enter(self, phase: Phase, old: Phase | None) -> None:
         if old is not None and old.average:
-            self._take_means()
+            self._snapshots.take_mean()
         if phase.remember:
-            now = self._changing()
-            self._trusted = {name: whole(t).clone() for name, t in now.items()}
+            self._snapshots.remember()
         if phase.reset:
             self._reset()
         if phase.removed == (0.0, 0.0):
             self._apply([np.ones(site.n_atoms, bool) for site in self.sites])
         else:
             self._select(again=False)
-        if phase.rewind and self._trusted:
-            self._rewind(phase.zero)
+        if phase.rewind:
+            self._snapshots.rewind(phase.zero)
         self._record()
         self._look_ahead()
 
@@ -547,148 +542,12 @@ class Pruner:
     def _select(self, again: bool) -> None:
         """Choose the atoms of every layer as the phase says."""
         phase = self._phase
-        if phase.grow and again:
-            self._apply(self._regrown(phase))
-            return
-        random = phase.random and not again
-        saliencies = (
-            [self._random(site).numpy() for site in self.sites]
-            if random
-            else self._saliencies()
-        )
-        stay = not phase.revive if again else phase.alive
-        alive = [
-            site.kept if stay else np.ones(site.n_atoms, bool) for site in self.sites
-        ]
-        removed = [
-            phase.removed_at(self.n_steps, site.gate.density) for site in self.sites
-        ]
-        counts = self._counts(saliencies, alive, removed[0])
-        chosen = [
-            self._chosen(target, saliency, here, count, gone)
-            for target, saliency, here, count, gone in zip(
-                self.targets, saliencies, alive, counts, removed, strict=True
-            )
-        ]
-        for site, marks in zip(self.sites, chosen, strict=True):
-            if marks.sum() < site.n_atoms:
-                self.score.compensate(site, torch.from_numpy(marks))
+        chosen = self._selection.choose(phase, self.n_steps, again)
+        if not (phase.grow and again):
+            for site, marks in zip(self.sites, chosen, strict=True):
+                if marks.sum() < site.n_atoms:
+                    self.score.compensate(site, torch.from_numpy(marks))
         self._apply(chosen)
-
-    def _saliencies(self) -> list[Any]:
-        """What each atom of each layer scores, not negative, on the host."""
-        settle(self.model)
-        self._check_finite([site.matrix for site in self.sites], "weights")
-        found = [
-            self.score.saliency(site).to(torch.float64).reshape(-1)
-            for site in self.sites
-        ]
-        found = agreed(found)
-        self._check_finite(found, "scores")
-        return [(s - s.min().clamp(max=0)).cpu().numpy() for s in found]
-
-    def _check_finite(self, tensors: Sequence[Tensor], what: str) -> None:
-        for site, tensor in zip(self.sites, tensors, strict=True):
-            if not bool(torch.isfinite(tensor).all()):
-                raise FloatingPointError(
-                    f"the {what} of layer {site.name!r} are not finite after "
-                    f"{self.n_steps} steps, the training has diverged: masks are those "
-                    "of the last selection; go back to a checkpoint, with a lower rate"
-                )
-
-    def _counts(
-        self, saliencies: list[Any], alive: list[Marks], removed: float
-    ) -> list[int]:
-        """How many atoms each layer keeps when some of what shall go is removed."""
-        sizes = [site.n_atoms for site in self.sites]
-        if self._fixed:
-            return sizes
-        everything = sum(sizes)
-        total = everything - math.floor(removed * (everything - self.total) + 1e-9)
-        parts = [
-            Part(site.layer, site.structure, np.where(here, saliency, 0.0))
-            for site, here, saliency in zip(self.sites, alive, saliencies, strict=True)
-        ]
-        counts = self.allocation.counts(parts, max(total, self.total))
-        return _limited(counts, [int(here.sum()) for here in alive])
-
-    @staticmethod
-    def _chosen(
-        target: Any,
-        saliency: Any,
-        alive: Marks,
-        count: int,
-        removed: float,
-        others: bool = False,
-    ) -> Marks:
-        """Mark the atoms that stay: exactly as many as there may be, dead ones last.
-
-        Of a budget of cost, what those that are there leave over is for `others`.
-        """
-        bound = (
-            target.with_count(count)
-            if not target.fixed
-            else target.loosened(0, removed)
-        )
-        if not target.fixed or hasattr(bound, "m"):  # only their order matters
-            least = np.finfo(float).tiny
-            if others:
-                share = saliency / max(float(saliency.max()), least)
-                scores = np.where(alive, 2.0, np.maximum(share, least))
-            else:
-                scores = np.where(alive, saliency + least, least / 2)
-        else:
-            scores = saliency + np.finfo(float).tiny
-            if others:
-                keep = {*bound.keep, *np.flatnonzero(alive).tolist()}
-                bound = replace(bound, keep=tuple(sorted(keep)))
-            else:
-                scores = np.where(alive, scores, 0.0)
-        marks = np.zeros(len(saliency), bool)
-        marks[bound.choose(scores)] = True
-        return marks
-
-    def _regrown(self, phase: Phase) -> list[Marks]:
-        """Exchange some of the atoms: the weakest leave, others come back as zeros."""
-        share = phase.exchanged / 2
-        share *= 1 + math.cos(math.pi * phase.progress(self.n_steps))
-        strength = self._saliencies()
-        if phase.grow == "random":
-            gains = [self._random(site) for site in self.sites]
-        else:
-            gains = agreed([self._gain(site) for site in self.sites])
-        found = []
-        for target, site, strong, gain in zip(
-            self.targets, self.sites, strength, gains, strict=True
-        ):
-            if not bool(torch.isfinite(gain).all()):  # as loss scaling lets happen
-                found.append(site.kept)
-                continue
-            n_leaving = int(share * site.kept.sum())
-            inside = np.flatnonzero(site.kept)
-            order = inside[np.argsort(strong[inside], kind="stable")]
-            staying = np.zeros(site.n_atoms, bool)
-            staying[order[n_leaving:]] = True
-            strong, count = gain.cpu().numpy(), int(site.kept.sum())
-            found.append(self._chosen(target, strong, staying, count, 1.0, others=True))
-        return found
-
-    def _gain(self, site: Site) -> Tensor:
-        """What speaks for atoms that are not there; NaN where nothing is known."""
-        gradient = site.gradient
-        if gradient is not None:
-            return site.tiles.sums(gradient.to(torch.float64).square())
-        if all(other.gradient is None for other in self.sites):
-            raise RuntimeError(
-                "there are no gradients: call Pruner.step before zero_grad"
-            )
-        device = site.layer.parameter.device
-        return torch.full((site.n_atoms,), math.nan, device=device).double()
-
-    def _random(self, site: Site) -> Tensor:
-        """Draw a number for each atom; the same in all processes and after resuming."""
-        rng = np.random.default_rng((self.seed, self.n_steps, self.sites.index(site)))
-        return torch.from_numpy(rng.random(site.n_atoms))
 
     # -- masks and weights -------------------------------------------------------------
 
@@ -734,42 +593,6 @@ class Pruner:
             weight = site.matrix
             site.write(torch.where(site.gone, factor * weight, weight))
 
-    def _changing(self) -> dict[str, Tensor]:
-        """Parameters and buffers that training changes, by name; not those of gates."""
-        own = {id(b) for site in self.sites for b in site.gate.buffers()}
-        trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-        rest = [(n, b) for n, b in self.model.named_buffers() if id(b) not in own]
-        return dict(trained + rest)
-
-    def _rewind(self, zero: bool) -> None:
-        """Go back to what is remembered, with or without hidden weights."""
-        now = self._changing()
-        then = of_the_first(list(self._trusted.values()))
-        for name, tensor in zip(self._trusted, then, strict=True):
-            put(now[name], tensor)
-        for site in self.sites if zero else ():
-            site.write(site.matrix.masked_fill(site.gone, 0))
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Add what there is to the mean of the second half of a phase."""
-        if self._phase.progress(self.n_steps) < 0.5:
-            self._means, self._n_means = {}, 0
-            return
-        self._n_means += 1
-        for name, tensor in self._changing().items():
-            if tensor.is_floating_point():
-                now = whole(tensor)
-                now = now.to(torch.promote_types(now.dtype, torch.float32))
-                mean = self._means.setdefault(name, now).to(now.device)
-                self._means[name] = mean + (now - mean) / self._n_means
-
-    def _take_means(self) -> None:
-        now = self._changing()
-        for name, mean in self._means.items():
-            put(now[name], mean)
-        self._means, self._n_means = {}, 0
-
     # -- what else ---------------------------------------------------------------------
 
     def _record(self, changed: int = 0) -> None:
@@ -795,25 +618,6 @@ class Pruner:
                     "change the model first, then make the Pruner; or finalize, change "
                     "it, and make another"
                 )
-
-
-def _limited(counts: Sequence[int], room: Sequence[int]) -> list[int]:
-    """Shift counts that are more than there is room for to the first layers with some.
-
-    Shares that are rounded do not all fall when their sum does.
-    """
-    if sum(counts) > sum(room):
-        return list(counts)
-    found = [min(pair) for pair in zip(counts, room, strict=True)]
-    left = sum(counts) - sum(found)
-    for i, (count, most) in enumerate(zip(found, room, strict=True)):
-        found[i] += min(left, most - count)
-        left -= found[i] - count
-    return found
-
-
-def _copied(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    return {k: v.detach().to(device, copy=True) for k, v in tensors.items()}
 
 
 def _gate_of(module: nn.Module) -> nn.Module | None:
