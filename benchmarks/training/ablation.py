@@ -1,4 +1,4 @@
-"""What helps when a network is pruned while it trains: one recipe, seven methods.
+"""What helps when a network is pruned while it trains: one recipe, many methods.
 
 ``python -m benchmarks.training.ablation`` trains perceptrons on MNIST and Fashion-MNIST
 and a small residual network on CIFAR-10, each pruned in blocks on the way by every arm
