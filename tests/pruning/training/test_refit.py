@@ -14,6 +14,9 @@ from vitalfew.structures import Blocks, Cardinality, Channels
 
 N_IN, N_OUT, STEPS = 24, 16, 8
 
+# attention is set here, not trained
+pytestmark = pytest.mark.filterwarnings("ignore:.*going on without:UserWarning")
+
 
 class AtOnce(Schedule):
     """All that shall go is removed after the last step but one."""
@@ -204,3 +207,140 @@ def test_evaluation_and_long_batches():
 def test_damping_is_checked(damping):
     with pytest.raises(ValueError, match="damping must be a finite number >= 0"):
         AttentionRefit(damping=damping)
+
+
+def refitting(model, structure=None, score=None, steps=2):
+    """A Pruner that looks at inputs, at its only layer, and what it looks with."""
+    pruner = Pruner(
+        model,
+        Blocks((4, 3), density=0.5) if structure is None else structure,
+        score=AttentionRefit() if score is None else score,
+        schedule=AtOnce(),
+        total_steps=steps,
+        min_blocks=1,
+    )
+    (site,) = pruner.sites
+    return pruner, site
+
+
+class ByName(nn.Module):
+    """Gives its layer the input by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(N_IN, N_OUT)
+
+    def forward(self, x):
+        return self.layer(input=x)
+
+
+WIDE = MOST_TOKENS + 952
+INPUTS = {
+    "by name": (ByName, (5, N_IN), 5),
+    "one sample": (lambda: nn.Linear(WIDE, N_OUT), (WIDE,), 1),
+    "one long sequence": (
+        lambda: nn.Linear(N_IN, N_OUT),
+        (1, 3 * MOST_TOKENS, N_IN),
+        MOST_TOKENS,
+    ),
+    "one image": (lambda: nn.Conv2d(3, N_OUT, 3), (3, 120, 120), 118**2),
+    "images": (
+        lambda: nn.Conv2d(4, N_OUT, 3, padding=1),
+        (16, 4, 32, 32),
+        MOST_TOKENS,
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "shape", "n_tokens"), INPUTS.values(), ids=INPUTS)
+def test_inputs_of_any_form_are_looked_at(make, shape, n_tokens):
+    model = make()
+    _, site = refitting(model)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    model(x)
+    assert len(site.gate.inputs._some(x)) == n_tokens
+    mean, square = site.moments()
+    tokens = site.gate.inputs._some(x)
+    torch.testing.assert_close(mean, tokens.mean(0), rtol=1e-4, atol=1e-6)
+    wanted = tokens.T @ tokens / len(tokens)
+    torch.testing.assert_close(square, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_an_empty_batch_and_one_that_is_not_finite_do_not_count():
+    model = nn.Linear(N_IN, N_OUT)
+    _, site = refitting(model)
+    x, bad = torch.randn(2, 7, N_IN)
+    bad[3, 4] = float("inf")
+    model(x)
+    before = site.moments()
+    model(bad)
+    model(torch.empty(0, N_IN))
+    for now, then in zip(site.moments(), before, strict=True):
+        assert torch.equal(now, then)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_sums_are_single_precision_at_least(dtype):
+    model = nn.Linear(N_IN, N_OUT)
+    _, site = refitting(model)
+    model.to(dtype)
+    model(torch.randn(7, N_IN, dtype=dtype))
+    wanted = torch.promote_types(dtype, torch.float32)
+    assert {part.dtype for part in site.moments()} == {wanted}
+
+
+@pytest.mark.parametrize("kind", ["frozen", "shared"])
+def test_a_bias_that_is_frozen_or_of_one_of_several_layers_is_left(kind):
+    torch.manual_seed(0)
+    layer = nn.Linear(N_IN, N_OUT)
+    model = nn.Sequential(layer)
+    if kind == "frozen":
+        layer.bias.requires_grad_(False)
+    else:
+        model = nn.ModuleList([layer, nn.Linear(N_IN, N_OUT)])
+        model[1].weight = layer.weight
+    W, b = layer.weight.detach().clone(), layer.bias.detach().clone()
+    pruner, _ = refitting(model, score=AttentionRefit(damping=1e-6))
+    mixing = torch.randn(N_IN, N_IN)
+    x = torch.randn(500, N_IN) @ mixing + 2  # not centred
+    layer(x).square().mean().backward()
+    pruner.step()
+    mask = pruner.masks[pruner.sites[0].name].numpy()
+    assert torch.equal(layer.bias, b)
+    for i in range(N_OUT):
+        rows = x.numpy()
+        best, *_ = np.linalg.lstsq(rows[:, mask[i]], rows @ W[i].numpy())
+        found = layer.weight[i].detach().numpy()[mask[i]]
+        np.testing.assert_allclose(found, best, atol=2e-3)
+
+
+def test_nothing_is_refitted_where_nothing_leaves():
+    torch.manual_seed(0)
+    model = nn.Linear(N_IN, N_OUT)
+    pruner, site = refitting(model)
+    model(torch.randn(50, N_IN) + 1).square().mean().backward()
+    before, bias = site.matrix.clone(), model.bias.detach().clone()
+    pruner.score.compensate(site, torch.from_numpy(site.kept))
+    assert torch.equal(site.matrix, before)
+    site.show(np.arange(site.n_atoms) % 2 == 0)
+    pruner.score.compensate(site, torch.from_numpy(site.kept))
+    assert torch.equal(site.matrix, before)
+    assert torch.equal(model.bias, bias)
+
+
+def test_a_process_that_saw_nothing_takes_part_in_the_exchange(monkeypatch):
+    _, other = refitting(nn.Linear(N_IN, N_OUT))
+    x = torch.randn(7, N_IN)
+    other.gate.inputs.look(other.layer.module, (x,), {})
+    _, site = refitting(nn.Linear(N_IN, N_OUT))
+    assert site.moments() is None
+    sums = [getattr(other.gate.inputs, n) for n in ("mean", "square", "seen")]
+
+    def with_the_other(own):
+        pairs = zip(own, sums, strict=True)
+        return [(a + b.reshape(-1)) / 2 for a, b in pairs]
+
+    monkeypatch.setattr("vitalfew.pruning.training._site.agreed", with_the_other)
+    mean, square = site.moments()
+    torch.testing.assert_close(mean, x.mean(0))
+    torch.testing.assert_close(square, x.T @ x / 7)

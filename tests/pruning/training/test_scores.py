@@ -289,6 +289,44 @@ def test_bounds_of_attention_count_costs_where_the_budget_is_one_of_costs():
     assert site.gate.density == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize("score", ["sequential-attention", SoftThreshold()])
+def test_a_global_budget_compares_layers_by_what_they_score(score):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16)).double()
+    pruner = Pruner(
+        model,
+        Blocks((4, 4), density=0.5),
+        score=score,
+        schedule=OneShot(),
+        allocation="global",
+        total_steps=4,
+        min_blocks=1,
+    )
+    first, second = pruner.sites
+    with torch.no_grad():
+        if score == "sequential-attention":
+            wide = torch.linspace(-0.5, 0.5, 16)
+            first.gate.logits.copy_(wide / 10)
+            first.gate.logits[0] = -5  # far below the others, who are nearly alike
+            second.gate.logits.copy_(wide)
+            strengths = [attention(site.gate.logits) for site in pruner.sites]
+        else:
+            first.layer.parameter.mul_(0.5)
+            second.layer.parameter.mul_(torch.linspace(0.2, 2, 16)[:, None])
+            second.gate.threshold.fill_(0.0)  # in the middle of the layer's norms
+            strengths = [
+                torch.from_numpy(block_norms(site.matrix.numpy(), 4, 4))
+                - torch.sigmoid(site.gate.threshold)
+                for site in pruner.sites
+            ]
+    marks = pruner._selection.choose(pruner.phases[-1], 2, False)
+    largest = np.argsort(-torch.cat(strengths).numpy())[:16]
+    assert 0 < np.sum(largest < 16) < 16
+    np.testing.assert_array_equal(
+        np.flatnonzero(np.concatenate(marks)), np.sort(largest)
+    )
+
+
 class Planted:
     """A linear map of which some blocks are wanted, and the others are larger.
 

@@ -43,8 +43,9 @@ class Gate(nn.Module):
         self.register_buffer("mask", torch.ones(tiles.n_atoms, device=weight.device))
         wanted = "hessian" in score.needs and layer.has_tokens and layer.n_groups == 1
         self.inputs = Inputs(layer) if wanted else None
-        self.names = tuple(score.parameters(tiles))
-        for name, value in score.parameters(tiles).items():
+        initial = score.parameters(tiles)
+        self.names = tuple(initial)
+        for name, value in initial.items():
             wide = torch.promote_types(value.dtype, weight.dtype)
             own = nn.Parameter(value.to(weight.device, wide))
             self.register_parameter(name, own)

@@ -19,7 +19,8 @@ class Inputs(nn.Module):
 
     A module, so that its sums move with the model. They are no buffers, which several
     processes would take from the first one in every step. Only steps shortly before a
-    selection count, and of long batches only some samples.
+    selection count, of long batches only some samples, and nothing of an input that is
+    not finite, as a step that loss scaling skips may have.
 
     Parameters
     ----------
@@ -44,7 +45,9 @@ class Inputs(nn.Module):
     def start(self) -> None:
         """Look from now on."""
         modules = (self.layer.module, *self.layer.sharing)
-        self.handles = [m.register_forward_pre_hook(self.look) for m in modules]
+        self.handles = [
+            m.register_forward_pre_hook(self.look, with_kwargs=True) for m in modules
+        ]
 
     def sums(self) -> dict[str, Tensor]:
         """Return what was seen so far, copied."""
@@ -57,32 +60,37 @@ class Inputs(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         for name in SUMS:
-            setattr(self, name, fn(getattr(self, name)))
+            new = fn(getattr(self, name))
+            wide = torch.promote_types(new.dtype, torch.float32)
+            setattr(self, name, new.to(wide))
         return super()._apply(fn, recurse)
 
-    def look(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def look(
+        self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> None:
         """Take note of the inputs of a step of training."""
         if not (self.watching and module.training and torch.is_grad_enabled()):
             return
-        if not args:  # given by name
+        x = (*args, *named.values())[0].detach()
+        if not x.numel():
             return
-        x = args[0].detach()
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            x = self.layer.tokens(self._some(x)).to(self.mean.dtype)
-            self.square.lerp_(x.T @ x / len(x), 1 - MEMORY)
-            self.mean.lerp_(x.mean(0), 1 - MEMORY)
-            self.seen.lerp_(torch.ones_like(self.seen), 1 - MEMORY)
+            x = self._some(x).to(self.mean.dtype)
+            finite = x.isfinite().all()
+            x = torch.where(finite, x, 0)
+            share = (1 - MEMORY) * finite.to(self.mean.dtype)
+            self.square.lerp_(x.T @ x / len(x), share)
+            self.mean.lerp_(x.mean(0), share)
+            self.seen.lerp_(torch.ones_like(self.seen), share)
 
     def _some(self, x: Tensor) -> Tensor:
-        """Every so many-th sample, for a bounded number of tokens."""
-        n_each = max(1, x.numel() // (len(x) * self.layer.shape[1]))  # about
-        return x[:: -(-len(x) * n_each // MOST_TOKENS)]
-
-    def moments(self) -> tuple[Tensor, Tensor] | None:
-        """Return the means of ``x`` and ``x x^T``; None before any was seen."""
-        if not float(self.seen) > 0:
-            return None
-        return self.mean / self.seen, self.square / self.seen
+        """Return the tokens of every so many-th sample, of a bounded number."""
+        if self.layer.parameter.ndim == 2:  # a token is a sample
+            x = x.reshape(-1, x.shape[-1])
+        elif x.ndim < self.layer.parameter.ndim:
+            x = x[None]
+        n_tokens = len(x) * len(self.layer.tokens(x[:1]))
+        return self.layer.tokens(x[:: -(-n_tokens // MOST_TOKENS)])
 
     def stop(self) -> None:
         """Look no more."""

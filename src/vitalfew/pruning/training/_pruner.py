@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.func import functional_call
 from torch.nn.utils import parametrize
 
 from vitalfew._validation import check_count
-from vitalfew.neural import prunable_layers
+from vitalfew.neural import Layer, prunable_layers
 from vitalfew.pruning._budgets import noun, targets_of, total_count
 from vitalfew.pruning._contracts import Allocation
 from vitalfew.pruning._methods import find_allocation
@@ -31,6 +32,7 @@ from vitalfew.pruning.training._optimizers import Optimizers
 from vitalfew.pruning.training._selection import Selection
 from vitalfew.pruning.training._site import Marks, Site, whole
 from vitalfew.pruning.training._snapshots import Snapshots, copied
+from vitalfew.pruning.training._state import check, check_state
 from vitalfew.pruning.training._tiles import Tiles
 
 FORMAT = 1  # of `state_dict`
@@ -50,7 +52,7 @@ class Pruner:
         To be trained, not yet wrapped for several processes.
     structure : IndexStructure
         Which weights may stay in the end, as `prune` takes it.
-    method : str, default="sequential-attention++"
+    method : str, default="gradual-magnitude"
         A score and a schedule that belong together, one of `training_methods()`.
     score, schedule : Score, Criterion, Schedule or str, optional
         Replace either half of the method.
@@ -82,12 +84,19 @@ class Pruner:
     ------
     ValueError
         If the arguments do not fit the model, or the model is wrapped already.
+    TypeError
+        If an argument is of another kind.
 
     Notes
     -----
     A step costs one product with each pruned weight and its backward pass; memory is
     one number for each atom, a copy of the model where it is rewound or averaged,
-    and what the score remembers of gradients.
+    and what the score remembers of gradients and inputs.
+
+    Hidden weights stay in the optimizer. One that scales steps by past gradients turns
+    a decay that is part of the gradient (``Adam(weight_decay=...)``) into whole steps
+    towards zero there, for the decay is all the gradient they have; decay apart from it
+    (`AdamW`) leaves them nearly as they were.
 
     Examples
     --------
@@ -113,7 +122,7 @@ class Pruner:
         model: nn.Module,
         structure: Any,
         *,
-        method: str = "sequential-attention++",
+        method: str = "gradual-magnitude",
         score: Any = None,
         schedule: Schedule | str | None = None,
         total_steps: int,
@@ -125,8 +134,13 @@ class Pruner:
         rng: int = 0,
         callback: Callable[[Event], None] | None = None,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model must be a torch.nn.Module, got {type(model).__name__}"
+            )
         check_not_wrapped(model)
         check_count("rng", rng, 0)
+        check_count("min_blocks", min_blocks, 0)
         self.model, self.structure, self.seed = model, structure, rng
         self.score, self.schedule = find_pair(method, score, schedule)
         self.allocation = find_allocation(allocation)
@@ -143,11 +157,12 @@ class Pruner:
         self.loss: float | None = None
 
         layers, self.left = prunable_layers(model, include, exclude)
-        frozen = [layer for layer in layers if not layer.parameter.requires_grad]
-        self.left |= {layer.name: "it is frozen" for layer in frozen}
-        layers = [layer for layer in layers if layer.parameter.requires_grad]
+        self.left |= {
+            layer.name: why for layer in layers if (why := _reason_against(layer))
+        }
+        layers = [layer for layer in layers if layer.name not in self.left]
         if not layers:
-            said_so = [f"{name}: {why}" for name, why in self.left.items()]
+            said_so = [f"{name!r}: {why}" for name, why in self.left.items()]
             raise ValueError(
                 "no layer can be pruned: "
                 + ("; ".join(said_so[:3]) or "the model has no weights to choose")
@@ -164,21 +179,22 @@ class Pruner:
             model, self.targets, self.sites, self.score, self.allocation, total, rng
         )
         self._snapshots = Snapshots(model, self.sites)
-        self._warned: set[str] = set()  # what an optimizer is missing for
+        # what an optimizer is missing for, and whether there is no more to say of it
+        self._lacking: dict[str, bool] = {}
         self._finished = False
         self._held: list[list[nn.Module]] = []  # modules, by the site of their weight
         self._phase = self.phases[0]
-        self._join()
+        self._join(self.optimizers)
         try:
             self._begin()
         except BaseException:  # leave the model as it was
             self._remove_gates()
             raise
 
-    def _join(self) -> None:
-        """Let the optimizers train the parameters of the score."""
+    def _join(self, optimizers: Optimizers) -> None:
+        """Let optimizers train the parameters of the score."""
         weights = [site.layer.parameter for site in self.sites]
-        self.optimizers.join(self._named(), weights, self.score.options)
+        optimizers.join(self._named(), weights, self.score.options)
 
     def _begin(self) -> None:
         """Parametrize the weights, and those that share them; enter the first phase."""
@@ -266,10 +282,14 @@ class Pruner:
         ------
         ValueError
             If it has none of the weights that are pruned, or cannot take more
-            parameters.
+            parameters; then the one before stays.
+        RuntimeError
+            If a pruned layer is not as it was left, or after `finalize`.
         """
-        self.optimizers = Optimizers(optimizer)
-        self._join()
+        self._check_gates()
+        new = Optimizers(optimizer)
+        self._join(new)
+        self.optimizers = new
 
     def step(self, loss: Any = None) -> None:
         """Go on by one step; call it after the optimizer's, before `zero_grad`.
@@ -282,7 +302,8 @@ class Pruner:
         Raises
         ------
         FloatingPointError
-            If the loss or what is scored is not finite; masks are the last good ones.
+            If the loss or what is scored is not finite; masks are the last good ones,
+            and the step does not count.
         RuntimeError
             If a pruned layer is not as it was left, after `finalize`, or if gradients
             are needed and there are none.
@@ -301,20 +322,44 @@ class Pruner:
                 f"the score {self.score.name!r} needs gradients and there are none: "
                 "call Pruner.step after the optimizer's step and before zero_grad"
             )
-        self.n_steps += 1
+        with self._unless_it_fails():
+            self.n_steps += 1
+            self._take_note()
+            self._go_on()
+        self._warn()
+
+    @contextmanager
+    def _unless_it_fails(self) -> Iterator[None]:
+        """Go back to the step and the phase there were where something is wrong.
+
+        Otherwise the selection that failed would be taken for one that was made.
+        """
+        before = self.n_steps, self._phase
+        try:
+            yield
+        except BaseException:
+            self.n_steps, self._phase = before
+            raise
+
+    def _take_note(self) -> None:
+        """Look at gradients and change weights, as score and phase ask in each step."""
         if self.score.needs_rate and not self.optimizers:
-            self._warn_without("the score changes weights by the learning rate")
+            self._miss("the score changes weights by the learning rate")
         for site in self.sites:
             site.observe(self.score.needs - {"hessian"})
         progress = min(1.0, self.n_steps / self.total_steps)
         with torch.no_grad():
             for site, rate in zip(self.sites, self._rates(), strict=True):
                 self.score.regularize(site, rate, progress)
+        phase = self._phase
+        if phase.hidden_decay:
+            self._decay_hidden(phase.hidden_decay)
+        if phase.average and self.n_steps <= self.total_steps:
+            self._snapshots.average(phase.progress(self.n_steps))
+
+    def _go_on(self) -> None:
+        """Enter the phase of this step, or do what the present one has in it."""
         old = self._phase
-        if old.hidden_decay:
-            self._decay_hidden(old.hidden_decay)
-        if old.average and self.n_steps <= self.total_steps:
-            self._snapshots.average(old.progress(self.n_steps))
         self._phase = self._phase_at(self.n_steps)
         to_the_end = self._phase.removed[0] < 1 or self._phase.revive
         last = to_the_end and self.n_steps == self.total_steps
@@ -341,10 +386,18 @@ class Pruner:
         PruneReport
             Of what was kept, with the masks. Parametrizations are gone and weights are
             the parameters they were; the score's parameters have left the optimizer.
+
+        Raises
+        ------
+        FloatingPointError
+            If weights or scores are not finite; then nothing was changed.
+        RuntimeError
+            If a pruned layer is not as it was left, or `finalize` was called before.
         """
         self._check_gates()
         settle(self.model)
         self._selection.check_weights(self.n_steps)
+        self._selection.check_finite(map(_seen, self.sites), "weights", self.n_steps)
         early = self.n_steps < self.total_steps
         if early:
             warnings.warn(
@@ -353,21 +406,17 @@ class Pruner:
                 stacklevel=2,
             )
         if self._phase.removed_at(self.n_steps) < 1:
-            self._phase = replace(self.phases[-1], alive=False)
-            self.n_steps = self.total_steps
-            self._select(again=False)
+            with self._unless_it_fails():
+                self._phase = replace(self.phases[-1], alive=False)
+                self.n_steps = self.total_steps
+                self._select(again=False)
+        self._warn()
         layers, masks = [], {}
         for site in self.sites:
             site.show(site.kept)
-            with torch.no_grad():
-                weight = whole(site.layer.parameter)
-                seen = functional_call(site.gate, site.parameters, (weight,))
-                hidden = ~site.layer.as_weight(
-                    site.entries(torch.from_numpy(site.kept).to(seen.device))
-                )
-                seen = seen.masked_fill(hidden, 0)
-            site.write(site.layer.as_matrix(seen))
-            masks[site.name] = ~hidden
+            seen = _seen(site).masked_fill(site.gone, 0)
+            site.write(seen)
+            masks[site.name] = site.layer.as_weight(~site.gone)
         self._remove_gates()
         self._finished = True
         for target, site in zip(self.targets, self.sites, strict=True):
@@ -429,32 +478,47 @@ class Pruner:
         Raises
         ------
         ValueError
-            If the state is of another pruning than this one, or of one that is over.
+            If the state is of another pruning than this one, of one that is over, or
+            damaged (a `DataError`); then nothing was changed.
+        TypeError
+            If it is no mapping.
         RuntimeError
             If a pruned layer is not as it was left, or after `finalize`.
         """
         self._check_gates()
-        if state.get("format") != FORMAT or state.get("said") != self._said():
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                "state must be what Pruner.state_dict returns, got "
+                f"{type(state).__name__}"
+            )
+        made_with = state.get("format"), state.get("said")
+        plain = all(isinstance(part, int | str) for part in made_with)
+        if not plain or made_with != (FORMAT, self._said()):
             raise ValueError(
                 "this state is of another pruning: make the Pruner with the same "
-                f"arguments; it was made with {state.get('said')}, this one with "
+                f"arguments; it was made with {made_with[1]}, this one with "
                 f"{self._said()}"
             )
-        if state["finished"]:
+        if state.get("finished") is True:
             raise ValueError(
                 "this state is of a pruning that was finalized: its model has plain "
                 "weights; load them without a Pruner"
             )
-        self.n_steps = int(state["n_steps"])
-        self._phase = self._phase_at(self.n_steps)
+        known = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        check_state(state, self.sites, known, self.phases)
+        phase = self._phase_at(state["n_steps"])
+        kept = [state["kept"][site.name].cpu().numpy().copy() for site in self.sites]
+        exact = self._selection.is_exact(phase, kept)
+        check(exact, "it has not as many atoms as its phase")
+        self.n_steps, self._phase = state["n_steps"], phase
         self._snapshots.load(state["snapshots"])
         self.history.from_rows(state["history"])
-        for site in self.sites:
+        for site, marks in zip(self.sites, kept, strict=True):
             site.seen = copied(state["seen"][site.name], site.gate.mask.device)
-            site.n_steps = int(state["n_seen"][site.name])
+            site.n_steps = state["n_seen"][site.name]
             if site.gate.inputs is not None:
                 site.gate.inputs.take(state["inputs"][site.name])
-            site.kept = state["kept"][site.name].cpu().numpy().astype(bool)
+            site.kept = marks
         self._sparsity = self._hidden() / self._n_weights
         self._show()
         self._look_ahead()
@@ -502,16 +566,37 @@ class Pruner:
         if self.optimizers:
             self.optimizers.reset()
         elif self.n_steps:
-            self._warn_without("the schedule resets the optimizer here")
+            self._miss("the schedule resets the optimizer here")
 
-    def _warn_without(self, why: str) -> None:
-        """Say once for each reason that an optimizer is missing."""
-        if why in self._warned:
+    def _check_trained(self) -> None:
+        """Note if what the score learns is still what it was at first; look once."""
+        why = "nobody has trained what the score learns"
+        if self.optimizers or not self.n_steps or why in self._lacking:
             return
-        self._warned.add(why)
-        warnings.warn(
-            f"{why}, which needs Pruner(optimizer=...); going on without", stacklevel=4
-        )
+        pairs = [
+            (value, first.to(value))
+            for site in self.sites
+            for value, first in zip(
+                site.parameters.values(),
+                self.score.parameters(site.tiles).values(),
+                strict=True,
+            )
+        ]
+        same = bool(pairs) and all(torch.equal(*pair) for pair in pairs)
+        self._lacking[why] = not same
+
+    def _miss(self, why: str) -> None:
+        """Note what an optimizer is missing for."""
+        self._lacking.setdefault(why, False)
+
+    def _warn(self) -> None:
+        """Say once for each reason that an optimizer is missing."""
+        for why in [why for why, told in self._lacking.items() if not told]:
+            self._lacking[why] = True
+            warnings.warn(
+                f"{why}, which needs Pruner(optimizer=...); going on without",
+                stacklevel=3,
+            )
 
     def _look_ahead(self) -> None:
         """Let gradients of hidden weights through in the step that needs them."""
@@ -542,6 +627,7 @@ class Pruner:
     def _select(self, again: bool) -> None:
         """Choose the atoms of every layer as the phase says."""
         phase = self._phase
+        self._check_trained()
         chosen = self._selection.choose(phase, self.n_steps, again)
         if not (phase.grow and again):
             for site, marks in zip(self.sites, chosen, strict=True):
@@ -587,7 +673,7 @@ class Pruner:
     def _decay_hidden(self, decay: float) -> None:
         """Take some of the weights that the network does not see away."""
         if not self.optimizers:
-            self._warn_without("the schedule decays weights by the learning rate")
+            self._miss("the schedule decays weights by the learning rate")
         for site, rate in zip(self.sites, self._rates(), strict=True):
             factor = 1 - decay * rate
             weight = site.matrix
@@ -618,6 +704,26 @@ class Pruner:
                     "change the model first, then make the Pruner; or finalize, change "
                     "it, and make another"
                 )
+
+
+def _reason_against(layer: Layer) -> str:
+    """Why a layer cannot be trained; empty when it can."""
+    weight = layer.parameter
+    if not weight.requires_grad:
+        return "it is frozen"
+    if weight.is_meta:
+        return "its weight is on the meta device; give it values first"
+    if weight.itemsize < 2:
+        return f"its weight is of type {weight.dtype}"
+    return ""
+
+
+@torch.no_grad()
+def _seen(site: Site) -> Tensor:
+    """Return what the network sees of a weight, (n_out, n_in), whole."""
+    weight = whole(site.layer.parameter)
+    seen: Tensor = functional_call(site.gate, site.parameters, (weight,))
+    return site.layer.as_matrix(seen)
 
 
 def _gate_of(module: nn.Module) -> nn.Module | None:

@@ -1,7 +1,7 @@
 """Which atoms stay: exact counts from scores, layer by layer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -86,12 +86,26 @@ class Selection:
         each = zip(self.targets, scores, alive, counts, removed, strict=True)
         return [_chosen(*one) for one in each]
 
+    def is_exact(self, phase: Phase, kept: Sequence[Marks]) -> bool:
+        """Say whether there are just as many atoms as a phase tells, where it does."""
+        if phase.removed == (0.0, 0.0):
+            return all(marks.all() for marks in kept)
+        if phase.removed != (1.0, 1.0):
+            return True
+        if not self.targets[0].fixed:
+            return sum(int(marks.sum()) for marks in kept) == self.total
+        return all(
+            bool(s.allows(s.support(np.flatnonzero(marks))))
+            for s, marks in zip((t.structure for t in self.targets), kept, strict=True)
+        )
+
     def check_weights(self, n_steps: int) -> None:
         """Raise unless all weights are finite."""
         weights = [site.matrix for site in self.sites]
-        self._check_finite(weights, "weights", n_steps)
+        self.check_finite(weights, "weights", n_steps)
 
-    def _check_finite(self, tensors: Sequence[Tensor], what: str, n_steps: int) -> None:
+    def check_finite(self, tensors: Iterable[Tensor], what: str, n_steps: int) -> None:
+        """Raise unless what there is of each layer is finite."""
         for site, tensor in zip(self.sites, tensors, strict=True):
             if not bool(torch.isfinite(tensor).all()):
                 raise FloatingPointError(
@@ -109,8 +123,9 @@ class Selection:
             for site in self.sites
         ]
         found = agreed(found)
-        self._check_finite(found, "scores", n_steps)
-        return [(s - s.min().clamp(max=0)).cpu().numpy() for s in found]
+        self.check_finite(found, "scores", n_steps)
+        least = min(0.0, *(float(s.min()) for s in found))  # one for all: they compare
+        return [(s - least).cpu().numpy() for s in found]
 
     def _counts(
         self, scores: Sequence[Any], alive: Sequence[Marks], removed: float

@@ -92,11 +92,15 @@ class Site:
         tuple of tensors of shapes (n_in,) and (n_in, n_in), or None
             None where inputs are not looked at, or none were seen.
         """
-        found = None if self.gate.inputs is None else self.gate.inputs.moments()
-        if found is None:
+        inputs = self.gate.inputs
+        if inputs is None:
             return None
-        mean, square = agreed([part.reshape(-1) for part in found])
-        return mean, square.reshape(len(mean), len(mean))
+        # a process may have seen none, and exchanges them all the same
+        sums = (inputs.mean, inputs.square, inputs.seen)
+        mean, square, seen = agreed([part.reshape(-1) for part in sums])
+        if not float(seen) > 0:
+            return None
+        return mean / seen, (square / seen).reshape(len(mean), len(mean))
 
     def write(self, matrix: Tensor) -> None:
         """Put a matrix in place of the trained weight."""
@@ -119,11 +123,17 @@ class Site:
 
     @torch.no_grad()
     def observe(self, needs: frozenset[str]) -> None:
-        """Take note of the present gradient, if there is one and it is finite."""
+        """Take note of the present gradient, if there is one and it is finite.
+
+        Movement is that of weights after the step, which differs from those before by
+        terms of the square of the step; hidden weights have none.
+        """
         g = self.gradient if needs else None
-        if g is None or not bool(torch.isfinite(g.sum())):
+        if g is None:
             return
         g = g.to(torch.float32)
+        if not bool(torch.isfinite(g.square().sum())):  # means would stay infinite
+            return
         self.n_steps += 1
         warm = min(MEMORY, 1 - 1 / self.n_steps)  # a plain mean at first
         for name in needs:

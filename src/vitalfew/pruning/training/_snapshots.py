@@ -45,7 +45,8 @@ class Snapshots:
         now = self._changing()
         then = of_the_first(list(self.remembered.values()))
         for name, tensor in zip(self.remembered, then, strict=True):
-            put(now[name], tensor)
+            if name in now:  # or it was frozen since
+                put(now[name], tensor)
         for site in self.sites if zero and then else ():
             site.write(site.matrix.masked_fill(site.gone, 0))
 
@@ -61,13 +62,16 @@ class Snapshots:
                 now = whole(tensor)
                 now = now.to(torch.promote_types(now.dtype, torch.float32))
                 mean = self.means.setdefault(name, now).to(now.device)
-                self.means[name] = mean + (now - mean) / self.n_means
+                # what is the same stays, infinities too, as masks of attention have
+                moved = mean + (now - mean) / self.n_means
+                self.means[name] = torch.where(now == mean, mean, moved)
 
     def take_mean(self) -> None:
         """Let the model be the mean, if there is one, and begin anew."""
         now = self._changing()
         for name, mean in self.means.items():
-            put(now[name], mean)
+            if name in now:  # or it was frozen since
+                put(now[name], mean)
         self.means, self.n_means = {}, 0
 
     def state(self) -> dict[str, Any]:

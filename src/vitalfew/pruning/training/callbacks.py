@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vitalfew._disk import write_atomically
-from vitalfew.exceptions import MissingDependencyError
+from vitalfew.exceptions import DataError, MissingDependencyError
 from vitalfew.pruning.training._pruner import Pruner
 
 STATE_FILE = "pruner.pt"
@@ -46,7 +46,8 @@ def transformers_callback(
     -----
     Training raises a ValueError when it begins if it is shorter than the schedule of
     the Pruner, if ``load_best_model_at_end`` would bring back weights that are not
-    pruned yet, or if the checkpoint that it resumes from holds no state of a Pruner.
+    pruned yet, or if the checkpoint that it resumes from holds no state of a Pruner, or
+    a damaged one.
     """
     try:
         from transformers import TrainerCallback
@@ -193,9 +194,16 @@ def _load(pruner: Pruner, path: Path, n_steps: int) -> None:
             "checkpoint's folder as transformers_callback(resume_from=...), or resume "
             "from a checkpoint that was saved with the callback"
         )
-    pruner.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    if pruner.n_steps != n_steps:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds, as what is wrong with the file
+        raise DataError(
+            f"{path} cannot be read as the state of a Pruner ({error}): resume from an "
+            "earlier checkpoint"
+        ) from error
+    step = found.get("n_steps") if isinstance(found, dict) else None
+    if isinstance(step, int) and step != n_steps:
         raise ValueError(
-            f"{path} is of step {pruner.n_steps}, training resumes after {n_steps} "
-            "steps"
+            f"{path} is of step {step}, training resumes after {n_steps} steps"
         )
+    pruner.load_state_dict(found)

@@ -98,7 +98,7 @@ class SequentialAttentionPlusPlus(ACDC):
     The last cycle, with its extension, is one long sparsification. Atoms are removed
     fast at first and slowly near the end, and none comes back within a sparsification.
     The optimizer forgets its moments at every change. Removed weights are hidden and
-    keep their value.
+    not set to zero; weight decay goes on on them, see `Pruner`.
 
     Parameters
     ----------

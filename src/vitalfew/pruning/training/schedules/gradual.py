@@ -12,8 +12,9 @@ from vitalfew.pruning.training.schedules._shares import check_share, often, step
 class Gradual(Schedule):
     """Cubic gradual pruning: dense, more and more removed, then fine-tuning.
 
-    Removed weights are hidden and keep their value, so that they may return as others
-    shrink.
+    Removed weights are hidden and not set to zero, so that they may return as others
+    shrink. The loss does not change them, but the optimizer's momentum and weight decay
+    do: see `Pruner`.
 
     Parameters
     ----------

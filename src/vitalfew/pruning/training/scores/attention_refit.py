@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitalfew._validation import check_nonnegative
 from vitalfew.neural import Statistics
@@ -25,7 +25,8 @@ class AttentionRefit(FisherAttention):
        C = E[(x - \bar x)(x - \bar x)^T],
 
     over V on the atoms that stay, from the weights W that the network saw before; the
-    bias makes up for the mean. Layers without a bias use the second moments themselves.
+    bias makes up for the mean. Layers without a bias that trains, or whose weight
+    others share, use the second moments themselves.
 
     Parameters
     ----------
@@ -37,9 +38,10 @@ class AttentionRefit(FisherAttention):
     Notes
     -----
     Our own combination. Inputs are looked at in the last 20 steps before a selection,
-    at most some 2,048 tokens each, and C takes n_in^2 numbers. A refit is a system of
-    equations for each row of atoms, by conjugate gradients or by Cholesky. Grouped and
-    transposed convolutions are not refitted.
+    at most some 2,048 tokens each, or those of one sample, and C takes n_in^2 numbers.
+    Tokens of padding count as others do. A refit is a system of equations for each row
+    of atoms, by conjugate gradients or by Cholesky. Grouped and transposed convolutions
+    are not refitted, nor are layers whose weight is used without calling them.
 
     References
     ----------
@@ -63,12 +65,15 @@ class AttentionRefit(FisherAttention):
 
     def compensate(self, site: Site, chosen: Tensor) -> None:
         """Refit what stays to the outputs of what there was."""
+        marks = chosen.cpu().numpy()
+        atoms = np.flatnonzero(marks & site.kept)
+        if not len(atoms) or not np.any(site.kept & ~marks):
+            return
         found = site.moments()
-        atoms = np.flatnonzero(chosen.cpu().numpy() & site.kept)
-        if found is None or not len(atoms):
+        if found is None:
             return
         mean, C = found
-        bias = site.layer.module.bias
+        bias = _free_bias(site)
         if bias is not None:
             C = C - mean[:, None] * mean
         matrix, tiles = site.matrix, site.tiles
@@ -85,3 +90,14 @@ class AttentionRefit(FisherAttention):
         site.write(torch.where(site.entries(chosen.to(new.device)), new, matrix))
         if bias is not None:
             put(bias, whole(bias) + ((W - fit.x) @ mean.to(W.dtype)).to(bias.dtype))
+
+
+def _free_bias(site: Site) -> nn.Parameter | None:
+    """Return the bias that may make up for the mean of the inputs, if there is one.
+
+    That of one module cannot where others have the weight, on inputs of their own.
+    """
+    bias: nn.Parameter | None = site.layer.module.bias
+    if bias is None or not bias.requires_grad or site.layer.sharing:
+        return None
+    return bias

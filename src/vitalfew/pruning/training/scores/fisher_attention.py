@@ -17,8 +17,9 @@ class FisherAttention(SequentialAttention):
     Every atom is multiplied by attention that trains along, but what leaves is not what
     has the least attention: it is what costs the least loss to second order,
     :math:`\sum_i F_{ii} w_i^2` over the atom, with the running mean of squared
-    gradients for F. It is the same number whether weights are taken with their
-    attention or without.
+    gradients for F. With the gradient of one step it is the same number whether weights
+    are taken with their attention or without; over the hundred steps or so that F
+    remembers it is so as far as attention stands still.
 
     Parameters
     ----------
@@ -27,10 +28,10 @@ class FisherAttention(SequentialAttention):
 
     Notes
     -----
-    Our own combination. Attention lets the few atoms that stay grow quickly, which is
-    what it is good for; as a measure of importance it is the poorer one of the two, see
-    the benchmark. A pass over the gradient of each pruned weight a step, and as many
-    numbers as weights.
+    Our own combination. Attention gives the atoms that stay one more number to grow by;
+    the method "gradual-fisher" is the same without it. A pass over the gradient of each
+    pruned weight a step, and as many numbers as weights. Hidden weights have no
+    gradient, so that what is remembered of them fades.
 
     References
     ----------

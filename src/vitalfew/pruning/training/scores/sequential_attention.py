@@ -82,5 +82,5 @@ class SequentialAttention(Score):
         return attention(logits).clamp(density, 1 / density)
 
     def saliency(self, site: Site) -> Tensor:
-        """Return the logits, which order atoms as attention does."""
-        return site.parameters["logits"]
+        """Return the attention on each atom, not clipped; of mean one in any layer."""
+        return attention(site.parameters["logits"].double())
