@@ -58,12 +58,15 @@ def colour(arm: str) -> str:
 
 CHOSEN = """\
 Published methods have their default settings, and nothing was tuned for them. Methods
-of our own, and the cubic schedule that they share with *gradual-magnitude*, got their
-settings on the digits of scikit-learn and on two trainings of each perceptron of
+of our own, and the cubic schedule that they share with *gradual-magnitude* (with fewer
+selections, and removed weights set to zero instead of hidden), got their settings on
+the digits of scikit-learn and on two trainings of each perceptron of
 `benchmarks.training.ablation` that were judged by training images held out; on the way
 an earlier form of them was looked at on test images of Fashion-MNIST, with a seed that
 is not among these. *gradual-fisher* removes what costs least loss by mean squared
 gradients; *fisher-attention* adds attention to it, *attention-refit* a refit of the
 layer whenever blocks are removed. None of them saw any other data or block size before
-these runs.
+these runs. Adam's decay is part of the gradient, so that weights which are hidden for
+long fall towards zero under it, in *acdc-gradual*, *sequential-attention* and
+*sequential-attention++* too.
 """

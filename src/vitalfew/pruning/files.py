@@ -99,7 +99,8 @@ def save(
     ------
     ValueError
         If the folder may not be written to, or the model holds what cannot be stored:
-        tensors without values, of unknown types or layouts, or state that is no tensor.
+        tensors without values, of unknown types or layouts, state that is no tensor, or
+        gates of a `Pruner` that was not finalized.
     OSError
         If the disk refuses; the folder is then as it was before.
 
@@ -117,6 +118,7 @@ def save(
     persistent are stored too, for compaction may have changed them.
     """
     folder = Path(folder)
+    _check_finalized(model)
     plain_report, named = _plain(report), _named_tensors(model)
     ordinary = dense and _hf.is_pretrained(model)
     tensors: dict[str, Tensor] = {}
@@ -138,6 +140,16 @@ def save(
         files = tuple(sorted(path.name for path in new.iterdir()))
         recipe = replace(recipe, files=files, report=plain_report)
         (new / NAME).write_text(recipe.to_json(), encoding="utf-8")
+
+
+def _check_finalized(model: nn.Module) -> None:
+    from vitalfew.pruning.training._gate import Gate
+
+    if any(isinstance(module, Gate) for module in model.modules()):
+        raise ValueError(
+            "the model is still being pruned while it trains: call Pruner.finalize "
+            "first, or save the state dicts of the model and the Pruner to go on later"
+        )
 
 
 def load(

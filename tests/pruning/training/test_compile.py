@@ -98,6 +98,12 @@ def test_the_default_backend_trains_as_an_eager_one():
 def test_nothing_of_a_gated_layer_breaks_the_graph():
     torch._dynamo.reset()
     model = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 12))
-    Pruner(model, Blocks((4, 4), density=0.5), total_steps=9, min_blocks=1)
+    Pruner(
+        model,
+        Blocks((4, 4), density=0.5),
+        method="attention-refit",
+        total_steps=9,
+        min_blocks=1,
+    )
     explained = torch._dynamo.explain(model)(BATCHES[0][0])
     assert explained.graph_break_count == 0

@@ -12,7 +12,7 @@ from torch import nn
 from tests.pruning.networks import mlp
 from tests.pruning.training.trainings import Training, outputs, weights
 from vitalfew.exceptions import DataError
-from vitalfew.pruning import Pruner
+from vitalfew.pruning import Pruner, load, save
 from vitalfew.pruning.training import Score
 from vitalfew.pruning.training.callbacks import STATE_FILE, _load
 from vitalfew.pruning.training.schedules import SWAMP
@@ -315,7 +315,9 @@ def test_layers_without_values_or_with_numbers_too_small_to_train_stay_dense():
         nn.Linear(24, 24, device="meta"),
         nn.Linear(24, 24).to(torch.float8_e4m3fn),
     )
-    pruner = Pruner(model, BLOCKS, total_steps=3, min_blocks=1)
+    pruner = Pruner(
+        model, BLOCKS, total_steps=3, min_blocks=1, method="sequential-attention++"
+    )
     assert [site.name for site in pruner.sites] == ["0"]
     assert "meta device" in pruner.left["1"]
     assert "float8" in pruner.left["2"]
@@ -324,13 +326,19 @@ def test_layers_without_values_or_with_numbers_too_small_to_train_stay_dense():
 @pytest.mark.parametrize("model", [None, "model", mlp().parameters()])
 def test_what_is_no_model_is_said(model):
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module"):
-        Pruner(model, BLOCKS, total_steps=3)
+        Pruner(model, BLOCKS, total_steps=3, method="sequential-attention++")
 
 
 @pytest.mark.parametrize("least", [-1, 2.5, "100", None])
 def test_min_blocks_is_checked(least):
     with pytest.raises(ValueError, match="min_blocks must be an integer"):
-        Pruner(mlp(), BLOCKS, total_steps=3, min_blocks=least)
+        Pruner(
+            mlp(),
+            BLOCKS,
+            total_steps=3,
+            min_blocks=least,
+            method="sequential-attention++",
+        )
 
 
 @pytest.mark.parametrize("method", ["iterative", "swamp"])
@@ -352,3 +360,19 @@ def test_infinite_buffers_stay_when_networks_are_averaged():
     training = Training("swamp", model=model, total_steps=24)
     training.finish()
     assert torch.equal(model.allowed, mask)
+
+
+def test_a_model_is_saved_after_finalize_and_not_before(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16))
+    pruner = Pruner(model, Blocks((4, 4), density=0.25), total_steps=2, min_blocks=1)
+    with pytest.raises(ValueError, match=r"call Pruner\.finalize first"):
+        save(model, tmp_path / "early")
+    assert not (tmp_path / "early").exists()
+    for _ in range(2):
+        model(torch.ones(1, 16)).sum().backward()
+        pruner.step()
+    report = pruner.finalize()
+    save(model, tmp_path / "late", report=report)
+    again = load(tmp_path / "late", lambda: nn.Sequential(nn.Linear(16, 16)))
+    assert torch.equal(again[0].weight, model[0].weight)

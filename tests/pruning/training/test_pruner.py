@@ -166,7 +166,13 @@ def test_steps_after_the_last_one_change_no_mask():
 def test_layers_that_stay_dense_are_named_with_the_reason():
     model = mlp()
     model[2].requires_grad_(False)
-    pruner = Pruner(model, Blocks((4, 4), density=0.5), total_steps=5, min_blocks=10)
+    pruner = Pruner(
+        model,
+        Blocks((4, 4), density=0.5),
+        total_steps=5,
+        min_blocks=10,
+        method="sequential-attention++",
+    )
     assert pruner.left["2"] == "it is frozen"
     assert re.search(r"has 3 blocks, fewer than min_blocks=10", pruner.left["4"])
     assert list(pruner.kept) == ["0"]
@@ -175,9 +181,20 @@ def test_layers_that_stay_dense_are_named_with_the_reason():
 def test_a_model_without_a_layer_to_prune_says_why():
     model = mlp().requires_grad_(False)
     with pytest.raises(ValueError, match=r"no layer can be pruned.*frozen"):
-        Pruner(model, Blocks((4, 4), density=0.5), total_steps=5, min_blocks=1)
+        Pruner(
+            model,
+            Blocks((4, 4), density=0.5),
+            total_steps=5,
+            min_blocks=1,
+            method="sequential-attention++",
+        )
     with pytest.raises(ValueError, match="fewer than min_blocks=100"):
-        Pruner(mlp(), Blocks((8, 8), density=0.5), total_steps=5)
+        Pruner(
+            mlp(),
+            Blocks((8, 8), density=0.5),
+            total_steps=5,
+            method="sequential-attention++",
+        )
 
 
 def test_two_pruners_share_a_model_but_not_a_layer():
@@ -231,6 +248,7 @@ def test_shared_weights_are_pruned_once_and_stay_shared():
         optimizer=optimizer,
         include=["inner", "head"],
         min_blocks=1,
+        method="sequential-attention++",
     )
     ids = torch.arange(20)
     for _ in range(15):
@@ -251,7 +269,12 @@ def test_convolutions_are_pruned():
     model = convnet().eval()
     x = torch.randn(4, 3, 8, 8)
     pruner = Pruner(
-        model, Channels(density=0.5, axis=0), total_steps=8, min_blocks=1, exclude="8"
+        model,
+        Channels(density=0.5, axis=0),
+        total_steps=8,
+        min_blocks=1,
+        exclude="8",
+        method="sequential-attention++",
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     pruner.attach(optimizer)
@@ -326,6 +349,7 @@ def test_a_budget_that_cannot_be_met_is_refused_and_leaves_the_model_alone():
                 total_steps=5,
                 exclude="4",
                 min_blocks=1,
+                method="sequential-attention++",
             )
     assert repr(model) == before
 
@@ -420,7 +444,13 @@ def test_a_failing_first_selection_leaves_the_model_as_it_was():
 
 def test_without_an_optimizer_a_warning_comes_once():
     model = mlp()
-    pruner = Pruner(model, Blocks((4, 4), density=0.5), total_steps=30, min_blocks=1)
+    pruner = Pruner(
+        model,
+        Blocks((4, 4), density=0.5),
+        method="sequential-attention++",
+        total_steps=30,
+        min_blocks=1,
+    )
     optimizer = torch.optim.Adam([*model.parameters()], lr=0.01)
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
@@ -445,7 +475,12 @@ def test_parameters_are_for_an_optimizer_of_ones_own():
 def test_an_optimizer_may_be_made_later():
     model = mlp()
     pruner = Pruner(
-        model, Blocks((4, 4), density=0.25), total_steps=40, exclude="4", min_blocks=1
+        model,
+        Blocks((4, 4), density=0.25),
+        method="sequential-attention++",
+        total_steps=40,
+        exclude="4",
+        min_blocks=1,
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
@@ -518,6 +553,7 @@ def test_an_optimizer_of_other_parameters_is_refused():
             exclude="4",
             min_blocks=1,
             optimizer=other,
+            method="sequential-attention++",
         )
     with pytest.raises(TypeError, match="got list_iterator"):
         Training(optimizer=torch.optim.Adam).pruner.attach(iter([other]))
@@ -530,6 +566,7 @@ def test_two_optimizers_are_both_reset():
     pruner = Pruner(
         model,
         Blocks((4, 4), density=0.25),
+        method="sequential-attention++",
         total_steps=40,
         exclude="4",
         min_blocks=1,
@@ -578,6 +615,7 @@ def test_names_of_parameters_are_kept():
     pruner = Pruner(
         model,
         Blocks((4, 4), density=0.5),
+        method="sequential-attention++",
         total_steps=1,
         exclude="4",
         min_blocks=1,
@@ -820,6 +858,7 @@ def test_data_of_many_dimensions_are_pruned_alike():
         total_steps=12,
         optimizer=optimizer,
         min_blocks=1,
+        method="sequential-attention++",
     )
     x = pairs(shape=(5, 16))[0][0]
     for _ in range(12):

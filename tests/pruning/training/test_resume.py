@@ -90,7 +90,11 @@ def test_an_optimizer_made_later_is_resumed_as_well():
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Linear(16, 24), torch.nn.Linear(24, 4))
         pruner = Pruner(
-            model, Channels(density=0.5, axis=0), total_steps=24, min_blocks=1
+            model,
+            Channels(density=0.5, axis=0),
+            total_steps=24,
+            min_blocks=1,
+            method="sequential-attention++",
         )
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         pruner.attach(optimizer)

@@ -257,7 +257,9 @@ def test_logits_train_and_their_options_reach_the_optimizer():
 
     model = network()
     other = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.2)
-    same = made(model, STRUCTURES["4x3"], optimizer=other)
+    same = made(
+        model, STRUCTURES["4x3"], method="sequential-attention++", optimizer=other
+    )
     assert other.param_groups[-1]["params"][0] is same.parameters()[0]
     assert other.param_groups[-1]["lr"] == 0.01  # as the weights
     assert other.param_groups[-1]["weight_decay"] == 0.2

@@ -67,7 +67,13 @@ def job_replicated(rank, folder):
     found = {method: replicated(rank, method) for method in METHODS}
     try:
         wrapped = DistributedDataParallel(mlp())
-        Pruner(wrapped, Blocks((4, 4), density=0.5), total_steps=5, min_blocks=1)
+        Pruner(
+            wrapped,
+            Blocks((4, 4), density=0.5),
+            total_steps=5,
+            min_blocks=1,
+            method="sequential-attention++",
+        )
     except ValueError as error:
         found["refused"] = str(error)
     return found
