@@ -27,7 +27,7 @@ def groups(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("structure", [*STRUCTURES, groups], ids=str)
+@pytest.mark.parametrize("structure", [*STRUCTURES, groups])
 def test_products_and_sums_are_those_of_labels(structure, shape):
     bound = (structure(shape) if callable(structure) else structure).on(shape)
     tiles = Tiles(bound)
