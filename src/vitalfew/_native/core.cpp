@@ -11,6 +11,7 @@
 
 #include "common.hpp"
 
+void bind_blocksparse(nb::module_ &module);
 void bind_descent(nb::module_ &module);
 void bind_products(nb::module_ &module);
 void bind_sparse(nb::module_ &module);
@@ -258,6 +259,7 @@ nb::tuple best_group_exchanges(Matrix<T> C, Matrix<T> W, Matrix<int64_t> table,
 
 NB_MODULE(_core, module) {
   module.doc() = "Compiled loops; documented in _twins.py.";
+  bind_blocksparse(module);
   bind_descent(module);
   const auto none = nb::none();
   bind_products(module);
