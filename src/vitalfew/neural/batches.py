@@ -56,6 +56,18 @@ def run(model: torch.nn.Module, batch: Any) -> Any:
     """Return what a model makes of the inputs of a batch, on the model's device.
 
     The model gets copies: some write into their inputs, and batches are used again.
+
+    Parameters
+    ----------
+    model : Module
+        In any mode.
+    batch : tensor, pair or mapping
+        One of `as_batches`.
+
+    Returns
+    -------
+    object
+        Whatever the model returns.
     """
     inputs, _ = split(batch)
     inputs = moved(inputs, device_of(model), copy=True)

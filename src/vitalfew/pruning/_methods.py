@@ -35,7 +35,13 @@ def methods() -> dict[str, type[Method]]:
 
 
 def allocations() -> dict[str, type[Allocation]]:
-    """Return all allocations of the budget by name."""
+    """Return all allocations of the budget by name.
+
+    Returns
+    -------
+    dict of str to type
+        Each a frozen dataclass; its fields are its settings.
+    """
     classes = [getattr(allocation, exported) for exported in allocation.__all__]
     return {cls.name: cls for cls in classes}
 

@@ -45,7 +45,13 @@ def training_scores() -> dict[str, Score]:
 
 
 def training_schedules() -> dict[str, Schedule]:
-    """Return all schedules by name, with default settings."""
+    """Return all schedules by name, with default settings.
+
+    Returns
+    -------
+    dict of str to Schedule
+        As `Pruner(schedule=...)` takes them.
+    """
     every = [getattr(schedules, exported)() for exported in schedules.__all__]
     return {schedule.name: schedule for schedule in every}
 
@@ -80,7 +86,13 @@ PAIRS: dict[str, tuple[str | Score, str | Schedule]] = {
 
 
 def training_methods() -> dict[str, Pair]:
-    """Return all methods of training by name, each a score and a schedule."""
+    """Return all methods of training by name, each a score and a schedule.
+
+    Returns
+    -------
+    dict of str to Pair
+        With their settings.
+    """
     known_scores, known_schedules = training_scores(), training_schedules()
     return {
         name: Pair(

@@ -102,6 +102,10 @@ class SequentialAttentionPlusPlus(ACDC):
 
     Parameters
     ----------
+    dense, extension, fine_tuning : float, default=0.1, 0.05, 0.15
+        As in `ACDC`.
+    n_cycles : int, default=7
+        As in `ACDC`.
     c : float, default=4.0
         Exponent of the way down, see `Curve`.
     zero : bool, default=False

@@ -74,6 +74,13 @@ class SET(RigL):
     Never needs a dense gradient. The paper exchanges the same fraction to the end;
     here it falls as a cosine, as in the comparison of [2]_.
 
+    Parameters
+    ----------
+    exchanges : int, default=50
+        As in `RigL`.
+    exchanged, end : float, default=0.3, 0.75
+        As in `RigL`.
+
     References
     ----------
     .. [1] D. C. Mocanu, E. Mocanu, P. Stone, P. H. Nguyen, M. Gibescu, A. Liotta,

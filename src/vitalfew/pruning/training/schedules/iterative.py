@@ -88,6 +88,15 @@ class SWAMP(Iterative):
     As `Iterative`, but the second half of each round is averaged, what is removed is
     chosen by the averages, and the last averages are the result.
 
+    Parameters
+    ----------
+    n_rounds : int, default=5
+        As in `Iterative`.
+    rewind_to : float, default=0.1
+        As in `Iterative`.
+    rewind : bool, default=True
+        As in `Iterative`.
+
     Notes
     -----
     The paper averages several trainings of each round as well, with other orders of

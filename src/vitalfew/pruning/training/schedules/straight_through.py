@@ -68,6 +68,10 @@ class SRSTE(StraightThrough):
 
     Parameters
     ----------
+    begin : float, default=0.0
+        As in `StraightThrough`.
+    every : int, default=1
+        As in `StraightThrough`.
     hidden_decay : float, default=2e-4
         :math:`\lambda`.
 
