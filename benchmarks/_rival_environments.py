@@ -7,6 +7,7 @@ benchmarks.solvers --install`` under ``benchmarks/.envs``, which git ignores.
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,14 @@ REQUIREMENTS = ROOT / "benchmarks" / "rivals"
 PLACE = ROOT / "benchmarks" / ".envs"
 CONSTRAINTS = REQUIREMENTS / "constraints.txt"
 MINUTES = 20  # for one environment
+ENGINES = "engines"  # that run networks; see benchmarks.runtime
 
 LIBRARIES = tuple(
-    sorted(f.stem for f in REQUIREMENTS.glob("*.txt") if f != CONSTRAINTS)
+    sorted(
+        f.stem
+        for f in REQUIREMENTS.glob("*.txt")
+        if f != CONSTRAINTS and f.stem != ENGINES
+    )
 )
 
 
@@ -36,9 +42,23 @@ def outcome(library: str) -> dict[str, Any]:
     return dict(json.loads(file.read_text())) if file.exists() else {}
 
 
-def install() -> None:
+def use(library: str) -> bool:
+    """Let this process import a library, and say whether it is installed.
+
+    What is installed in the environment of this process comes first.
+    """
+    python = python_of(library)
+    if python is None:
+        return False
+    for place in (PLACE / library).glob("lib/python*/site-packages"):
+        if str(place) not in sys.path:
+            sys.path.append(str(place))
+    return True
+
+
+def install(libraries: Iterable[str] = LIBRARIES) -> None:
     """Make every environment that is not there; a failure is noted and passed over."""
-    for library in LIBRARIES:
+    for library in libraries:
         if outcome(library).get("installed"):
             continue
         say(f"installing {library}")
