@@ -140,6 +140,195 @@ def test_products_of_halves_are_exact_but_for_the_result(
     np.testing.assert_allclose(widen(y), z, rtol=2.0**-8, atol=1e-5 * (1 + half**0.5))
 
 
+def words_of(W, stored, height):
+    """Parts of a matrix of signed bytes, of which quads are stored."""
+    down, across = stored.shape
+    tiles = np.zeros((down * height, across * 4), np.int8)
+    tiles[: len(W), : W.shape[1]] = W
+    tiles *= np.repeat(np.repeat(stored, height, 0), 4, 1)
+    words = tiles.view("<u4").reshape(down, height, across).swapaxes(1, 2)
+    starts = np.concatenate(([0], np.cumsum(stored.sum(1)))).astype(np.int64)
+    i, j = np.nonzero(stored)
+    parts = starts, j.astype(np.int32), np.ascontiguousarray(words[i, j])
+    return parts, tiles[: len(W), : W.shape[1]].astype(int)
+
+
+def random_bytes(rng, n_out, n_in, height, density=0.5):
+    stored = rng.random((-(-n_out // height), -(-n_in // 4))) < density
+    return words_of(rng.integers(-128, 128, (n_out, n_in)), stored, height)
+
+
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(KERNELS),
+    st.sampled_from(HEIGHTS),
+    st.integers(0, 150),
+    st.integers(0, 100) | st.integers(500, 600),
+    st.integers(0, 9) | st.integers(0, 150),
+    st.sampled_from([0.0, 0.1, 0.6, 1.0]),
+    st.sampled_from(list(ACTIVATIONS)),
+    st.tuples(st.booleans(), st.booleans()),
+    st.integers(1, 3),
+)
+def test_products_of_bytes_are_those_of_rounded_tokens(
+    seed, kernel, height, n_out, n_in, n, density, activation, has, threads
+):
+    rng = np.random.default_rng(seed)
+    parts, W = random_bytes(rng, n_out, n_in, height, density)
+    rows = np.exp(rng.standard_normal(n_out)).astype(np.float32) / 500
+    bias = normal(rng, n_out) if has[0] else None
+    residual = normal(rng, n, n_out) if has[1] else None
+    around = normal(rng, n + 1, n_in + 3) * np.exp(4 * normal(rng, n + 1, 1))
+    x = around[1:, 2:-1]
+    made, level = kernel
+    A = made(*parts, n_out, n_in, bias, activation, level, rows)
+    largest = np.abs(x).max(1, keepdims=True, initial=1e-30)
+    q = np.rint(x * (np.float32(127) / largest))
+    z = (q @ W.T.astype(float)) * rows * (largest.astype(float) / 127)
+    scale = np.abs(z)
+    for add in (bias, residual):
+        if add is not None:
+            z, scale = z + add, scale + np.abs(add)
+    y = np.full((n, n_out), np.nan, np.float32)
+    A.tokens(x, y, residual, threads)
+    wrong = np.abs(y - ACTIVATIONS[activation](z))
+    assert np.all(wrong <= 2e-6 * scale + 1e-7)
+
+
+@each_kernel
+@pytest.mark.parametrize("height", HEIGHTS)
+def test_sums_of_bytes_are_exact(rng, kernel, height):
+    """Of the extremes too, for any number of tokens; beside them nothing changes."""
+    made, level = kernel
+    for n_out, n_in in ((37, 23), (20, 300)):
+        stored = rng.random((-(-n_out // height), -(-n_in // 4))) < 0.8
+        W = rng.choice([-128, -127, 127, 5], (n_out, n_in))
+        parts, W = words_of(W, stored, height)
+        A = made(*parts, n_out, n_in, None, "none", level, np.ones(n_out, np.float32))
+        for n in range(1, 41) if n_in == 23 else (1, 4, 7, 16, 40):
+            x = np.full((n + 2, n_in + 5), np.nan, np.float32)
+            tokens = x[1:-1, 3:-2]
+            tokens[...] = rng.integers(-127, 128, (n, n_in))
+            tokens[::2] = rng.choice([-127, 127], (len(tokens[::2]), n_in))
+            tokens[:, 7] = -127  # so that the scale is 1
+            y = np.full((n + 2, n_out + 6), 7.0, np.float32)
+            A.tokens(tokens, y[1:-1, 5:-1])
+            np.testing.assert_array_equal(y[1:-1, 5:-1], tokens @ W.T)
+            y[1:-1, 5:-1] = 7
+            assert np.all(y == 7)
+
+
+@each_kernel
+@pytest.mark.parametrize("n", [1, 6, 20])
+def test_tokens_that_bytes_cannot_hold(rng, kernel, n):
+    made, level = kernel
+    parts, W = random_bytes(rng, 40, 150, 8)
+    rows, bias, residual = normal(rng, 40), normal(rng, 40), normal(rng, n, 40)
+    A = made(*parts, 40, 150, bias, "silu", level, rows)
+    B = made(*parts, 40, 150, None, "none", level, rows)
+    x, y = normal(rng, n, 150), np.zeros((n, 40), np.float32)
+    B.tokens(x, y)
+    for column in (0, 70, 149):
+        for bad in (np.nan, -np.nan, np.inf, -np.inf):
+            odd, found = x.copy(), y.copy()
+            odd[n // 2, column] = bad
+            B.tokens(odd, found)
+            assert np.isnan(found[n // 2]).all()
+            others = np.arange(n) != n // 2
+            np.testing.assert_array_equal(found[others], y[others])
+    x[0] = 0
+    A.tokens(x, y, residual)
+    none, empty = (np.zeros(6, np.int64), np.zeros(0, np.int32)), np.zeros((0, 8))
+    C = made(*none, empty.astype(np.float32), 40, 150, bias, "silu", level)
+    alone = np.zeros((n, 40), np.float32)
+    C.tokens(x, alone, residual)
+    np.testing.assert_array_equal(y[0], alone[0])
+    for size in (1e-45, 3e-44, 1e-41, 1e-38, 1e-36, 1e-30, 1e30, 3.4e38):
+        x = rng.uniform(-1, 1, (n, 150)) * size
+        x = x.astype(np.float32)
+        unit = np.float32(max(np.abs(x).max() / 127, 1.2e-38))
+        B = made(*parts, 40, 150, None, "none", level, np.full(40, 1e-9, np.float32))
+        B.tokens(x, y)
+        z = (x.astype(float) @ W.T) * 1e-9
+        # half a unit for each feature; what is below 1e-45 is lost
+        bound = 0.51 * unit.astype(float) * 1e-9 * np.abs(W).sum(1) + 1e-44
+        assert np.all(np.abs(y - z) <= bound)
+
+
+@each_kernel
+def test_products_are_rounded_before_the_nearest_byte_is_taken(kernel):
+    """A fused multiplication and addition would not see these ties."""
+    made, level = kernel
+    largest = np.float32(2.9)
+    inverse = np.float32(127) / largest
+    middle = (np.arange(127) + 0.5) / inverse.astype(float)
+    x = (middle.astype(np.float32).view(np.int32) + np.arange(-2, 3)[:, None]).ravel()
+    x = np.append(x.view(np.float32), largest)
+    product = x * inverse
+    q = np.rint(product)
+    fused = np.rint(x.astype(float) * inverse.astype(float))
+    assert (q != fused).sum() > 9
+    n = len(x)
+    one = (np.uint32(1) << 8 * (np.arange(n) % 4)).astype(np.uint32)[:, None]
+    parts = np.arange(n + 1), (np.arange(n) // 4).astype(np.int32), one
+    A = made(*parts, n, n, None, "none", level, np.ones(n, np.float32))
+    for tokens in (1, 20):
+        y = np.zeros((tokens, n), np.float32)
+        A.tokens(np.tile(x, (tokens, 1)), y)
+        np.testing.assert_array_equal(np.rint(y * inverse), np.tile(q, (tokens, 1)))
+
+
+@needs_compiled
+def test_products_of_bytes_are_the_same_on_all_levels(rng):
+    for height in HEIGHTS:
+        parts, _ = random_bytes(rng, 45, 203, height)
+        rows = normal(rng, 45)
+        for n in (1, 2, 5, 16, 33):
+            x = normal(rng, n, 203) * np.exp(3 * normal(rng, n, 203))
+            found = np.zeros((len(KERNELS), n, 45), np.float32)
+            for y, (made, level) in zip(found, KERNELS, strict=True):
+                made(*parts, 45, 203, None, "none", level, rows).tokens(x, y)
+            np.testing.assert_array_equal(found, found[:1].repeat(len(found), 0))
+
+
+@each_kernel
+def test_bytes_that_do_not_fit_are_refused(rng, kernel):
+    made, level = kernel
+    parts, _ = random_bytes(rng, 6, 10, 4, 1.0)
+    rows = np.ones(6, np.float32)
+    A = made(*parts, 6, 10, None, "none", level, rows)
+    x, y = normal(rng, 2, 10), np.zeros((2, 6), np.float32)
+    A.tokens(x, y)
+    assert A.nbytes == parts[1].nbytes + parts[2].nbytes + parts[0].nbytes + 8 * 6
+    far = (parts[0], parts[1] + 1, parts[2])
+    real = (*parts[:2], parts[2].view(np.float32))
+    for arguments in (
+        (*parts, 6, 8, None, "none", level, rows),
+        (*far, 6, 10, None, "none", level, rows),
+        (*parts, 6, 65793, None, "none", level, rows),
+        (*parts, 6, 10, None, "none", level, rows[:5]),
+        (*real, 6, 10, None, "none", level, rows),
+    ):
+        with pytest.raises(ValueError, match="must"):
+            made(*arguments)
+    made(*parts, 6, 65792, None, "none", level, rows)
+    with pytest.raises(TypeError):
+        made(*parts, 6, 10, None, "none", level, rows.astype(float))
+    for bad in (normal(rng, 2, 12), normal(rng, 2, 3), normal(rng, 2, 20)[:, ::2]):
+        with pytest.raises(ValueError, match="must"):
+            A.tokens(bad, y)
+    for kind in (np.int8, np.float64):
+        with pytest.raises(TypeError):
+            A.tokens(x.astype(kind), y)
+    with pytest.raises((TypeError, ValueError)):
+        A.tokens(x.astype(np.uint16), y.astype(np.uint16))
+    with pytest.raises(ValueError, match="single precision"):
+        A.features(np.ascontiguousarray(x.T), np.ascontiguousarray(y.T))
+    images = x.reshape(2, 10, 1, 1)
+    with pytest.raises(ValueError, match="single precision"):
+        A.images(images, y.reshape(2, 6, 1, 1), kernel=(1, 1))
+
+
 @each_kernel
 def test_rounding_to_halves_takes_the_nearest_and_of_two_the_even(rng, kernel):
     made, level = kernel
@@ -522,6 +711,9 @@ def test_what_is_given_may_change_afterwards(rng):
 def test_large_products_on_many_threads_from_many_threads(rng, level):
     parts, W = matrix(rng, 700, 300, 8, 0.5)
     A = _blocksparse.BlockSparse(*parts, 700, 300, level=level)
+    words, whole = random_bytes(rng, 700, 300, 8)
+    rows = np.ones(700, np.float32)
+    B = _blocksparse.BlockSparse(*words, 700, 300, level=level, scales=rows)
     sizes = [1, 3, 16, 100, 130, 17, 8, 64] * 2
 
     def work(n):
@@ -529,6 +721,12 @@ def test_large_products_on_many_threads_from_many_threads(rng, level):
         y = np.zeros((n, 700), np.float32)
         for _ in range(5):
             A.tokens(x, y, threads=4)
+        numbers = np.rint(20 * x)
+        numbers[:, 0] = 127
+        z = np.zeros_like(y)
+        for _ in range(5):
+            B.tokens(numbers, z, threads=4)
+        np.testing.assert_array_equal(z, numbers @ whole.T)
         return np.abs(y - x.astype(float) @ W.T.astype(float)).max()
 
     with ThreadPoolExecutor(4) as pool:
@@ -573,26 +771,34 @@ def resident():
 
 @needs_compiled
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux")
-def test_ten_thousand_calls_leave_nothing(rng):
-    parts, _ = matrix(rng, 64, 256, 8, 0.5)
-    x, y = normal(rng, 40, 256), np.zeros((40, 64), np.float32)
-    images, done = normal(rng, 1, 64, 9, 9), np.zeros((1, 64, 8, 8), np.float32)
+def test_a_hundred_thousand_calls_leave_nothing(rng):
+    """With numbers of each kind, and with what is refused."""
+    single, _ = matrix(rng, 16, 64, 8, 0.5)
+    words, _ = random_bytes(rng, 16, 64, 8)
+    rows = np.ones(16, np.float32)
+    x, y = normal(rng, 40, 64), np.zeros((40, 16), np.float32)
+    halves = np.zeros((40, 128), np.uint16), np.zeros((40, 16), np.uint16)
+    images, done = normal(rng, 1, 16, 5, 5), np.zeros((1, 16, 4, 4), np.float32)
+    kinds = [
+        ((*single, 16, 64), x, y),
+        ((*words, 16, 128), *halves),
+        ((*words, 16, 64, None, "gelu", None, rows), x, y),
+    ]
 
     def calls(count):
-        for i in range(count):
-            if i % 10 == 0:
-                A = _blocksparse.BlockSparse(*parts, 64, 256)
-            n = i % 40
-            A.tokens(x[:n], y[:n])
-            if i % 10 == 5:
+        for i in range(count // 56):
+            made, tokens, out = kinds[i % 3]
+            A = _blocksparse.BlockSparse(*made)
+            for n in (0, 1, 3, 8, 20) * 10 + (40,):
+                A.tokens(tokens[:n], out[:n])
+            for _ in range(9 * (i % 3 == 0)):
                 A.images(images, done, kernel=(2, 2))
-            if i % 10 == 7:
-                with pytest.raises(ValueError, match="must"):
-                    A.tokens(x, y[:3])
+            with pytest.raises(ValueError, match="must"):
+                A.tokens(tokens, out[:3])
         gc.collect()
 
-    calls(500)
+    calls(5000)
     before = resident()
-    calls(10_000)
-    # one lost workspace of the thousand matrices would be 40 kB
-    assert resident() - before < 20e6
+    calls(100_000)
+    # one lost workspace of the 1,785 matrices would be 10 kB
+    assert resident() - before < 5e6

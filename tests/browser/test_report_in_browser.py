@@ -2,11 +2,12 @@
 
 import pytest
 
+from tests.report.benches import BENCHES
 from tests.report.examples import EXAMPLES, regression
 from tests.report.prunings import PRUNINGS, transformer
 from vitalfew.report import write_report
 
-RECORDS = EXAMPLES | PRUNINGS
+RECORDS = EXAMPLES | PRUNINGS | BENCHES
 WIDTHS = [400, 1400]
 SCHEMES = ["light", "dark"]
 
@@ -115,7 +116,10 @@ def test_the_page_never_scrolls_sideways(visit, name, width):
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize(
     "name",
-    ["regression", "multiclass", "interrupted", "prune_transformer", "prune_hostile"],
+    [
+        *("regression", "multiclass", "interrupted", "prune_transformer"),
+        *("prune_hostile", "bench_transformer", "bench_hostile"),
+    ],
 )
 def test_all_text_has_contrast(visit, name, scheme, width):
     page = visit(name, width, scheme)

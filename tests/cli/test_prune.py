@@ -398,6 +398,83 @@ def test_the_default_folder_is_beside_you(models, tmp_path):
     assert (tmp_path / "here" / "gpt2-pruned" / "report.html").is_file()
 
 
+# -- latency ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Stands in for compiling; what it was called with."""
+    from vitalfew import runtime
+
+    seen = []
+
+    def compile(model, inputs):
+        seen.append(inputs)
+        if isinstance(compile.failure, BaseException):
+            raise compile.failure
+        names = [layer.name for layer in prunable_layers(model)[0]]
+        layers = [
+            runtime.LayerChoice(name, (16, 16), "16x1", 0.5, "torch", 40.0, 20.0)
+            for name in names[1:]
+        ]
+        found = runtime.Explanation(tuple(layers), {}, 1, 1234.0, 617.0, 0.0)
+        return SimpleNamespace(explain=lambda: found)
+
+    compile.failure = None
+    monkeypatch.setattr(runtime, "compile", compile)
+    compile.seen = seen
+    return compile
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_latency_of_a_sample(models, tmp_path, compiled, name):
+    options = ("--sparsity", "0.5", "--calibration", models / "text.txt", "--latency")
+    record, _, result = pruned(models / name, tmp_path, *options, "--samples", "3")
+    (inputs,) = compiled.seen
+    assert inputs["input_ids"].shape == (1, 16)
+    assert inputs.get("use_cache", name) in (False, "bert")
+    assert "labels" not in inputs
+    latency = record.results["latency"]
+    assert latency == {
+        "before": 1234.0,
+        "after": 617.0,
+        "threads": torch.get_num_threads(),
+    }
+    first, *others = record.results["layers"]
+    assert first["latency"] is None
+    times = {"before": 40.0, "after": 20.0, "kernel": "torch"}
+    assert all(layer["latency"] == times for layer in others)
+    assert all(layer["macs"] for layer in record.results["layers"])
+    assert (
+        "a sample takes 1,234 µs by torch, 617 µs compiled by vitalfew.runtime, 2.00 "
+        "times as fast" in " ".join(result.stdout.split())
+    )
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "1.23 ms" in page
+    assert record.settings["latency"] is True
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (RuntimeError("no such\noperator"), "RuntimeError: no such"),
+        (KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_a_model_is_written_without_its_latency(
+    models, tmp_path, compiled, failure, said
+):
+    compiled.failure = failure
+    options = ("--sparsity", "0.5", "--calibration", models / "text.txt", "--latency")
+    record, _, result = pruned(models / "bert", tmp_path, *options)
+    assert record.results["latency"] is None
+    assert record.data["notes"][-1] == f"latency was not measured: {said}"
+    assert f"note: latency was not measured: {said}" in result.stderr
+    assert all(layer["macs"] for layer in record.results["layers"])
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Nothing on this page is a measurement of speed." in page
+
+
 # -- calibration -----------------------------------------------------------------------
 
 
@@ -613,6 +690,7 @@ def test_a_text_without_a_tokenizer(models, tmp_path):
         (("--structure", "2:4", "--calibration", "nowhere.txt"), "no such file", ""),
         (("--structure", "2:4", "--samples", "0"), "samples", "help"),
         (("--structure", "2:4", "--seed", "-1"), "seed", "help"),
+        (("--structure", "2:4", "--latency"), "--latency measures", "--calibration"),
     ],
 )
 def test_wrong_options(models, tmp_path, options, message, hint):

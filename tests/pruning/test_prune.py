@@ -3,6 +3,7 @@
 import copy
 import itertools
 from dataclasses import fields
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from tests.pruning.networks import convnet, mlp, pairs
+from vitalfew import runtime
 from vitalfew.exceptions import IncompatibleError
 from vitalfew.neural import MovementSums, Statistics, prunable_layers
 from vitalfew.pruning import (
@@ -791,6 +793,68 @@ def test_multiplications_and_bytes_are_counted():
     assert largest.bytes_packed <= most
     assert "total" in str(after)
     assert after.to_record()["layers"][0]["asked"] is not None
+
+
+def test_latency_is_that_of_the_compiled_model(monkeypatch):
+    seen = []
+
+    def compiled(model, inputs):
+        seen.append((model, inputs))
+        layers = (
+            runtime.LayerChoice("0", (4, 4), "16x1", 0.5, "16x1 float32", 3.0, 2.0),
+            runtime.LayerChoice("2", (4, 4), "16x1", 0.5, "torch", 7.0, 7.0),
+            runtime.LayerChoice("0", (4, 4), "16x1", 0.5, "8x1 float32", 4.0, 1.0),
+        )
+        torch.rand(1)  # compiling may draw numbers
+        found = runtime.Explanation(layers, {}, 1, 90.0, 30.0, 0.0, "because\nof")
+        return SimpleNamespace(explain=lambda: found)
+
+    monkeypatch.setattr(runtime, "compile", compiled)
+    model = mlp().double()
+    batch = torch.ones(2, 16, dtype=torch.float64), torch.zeros(2)
+    state = torch.get_rng_state()
+    found = sparsity_report(model, example_inputs=batch, latency=True)
+    assert torch.equal(torch.get_rng_state(), state)
+    (given, inputs), *others = seen
+    assert not others
+    assert {p.dtype for p in given.parameters()} == {torch.float32}
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert torch.equal(inputs, torch.ones(2, 16))
+    assert inputs.dtype == torch.float32
+    assert (found.latency_before, found.latency_after) == (90.0, 30.0)
+    assert found.threads == torch.get_num_threads()
+    assert found.notes == ("compiled by parts: because",)
+    times = {
+        layer.name: (layer.latency_before, layer.latency_after, layer.kernel)
+        for layer in found.layers
+    }
+    assert times.pop("0") == (7.0, 3.0, "16x1 float32, 8x1 float32")
+    assert times.pop("2") == (7.0, 7.0, "torch")
+    assert set(times.values()) <= {(None, None, None)}
+    said = str(found)
+    assert "a call takes 90.0 us by torch, 30.0 us compiled" in said
+    assert "because" in said
+    record = found.to_record()
+    assert record["latency_after"] == 30.0
+    assert record["layers"][0]["latency_before"] == 7.0
+
+
+def test_latency_is_measured_when_it_is_asked_for():
+    model = mlp()
+    prune(model, Cardinality(density=0.1))
+    batch = torch.randn(4, 16)
+    without = sparsity_report(model, example_inputs=batch)
+    assert without.latency_before is None
+    assert all(layer.latency_before is None for layer in without.layers)
+    found = sparsity_report(model, example_inputs=batch, latency=True)
+    assert found.latency_before > 0
+    assert found.latency_after > 0
+    assert {layer.name for layer in found.layers if layer.kernel} == {
+        layer.name for layer in found.layers
+    }
+    assert found.macs == without.macs
+    with pytest.raises(ValueError, match="latency=True needs example_inputs"):
+        sparsity_report(model, latency=True)
 
 
 def test_known_statistics_are_used():

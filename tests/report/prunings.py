@@ -138,17 +138,42 @@ def by_magnitude() -> RunRecord:
     )
 
 
+def with_times() -> RunRecord:
+    """Measured, but for one layer that is left to torch."""
+    layers = transformer().results["layers"]
+    for i, found in enumerate(layers[1:], 1):
+        found["latency"] = {"before": 40.0 * i, "after": 12.5, "kernel": "16x1 float32"}
+    layers[0]["latency"] = None
+    return changed(
+        {
+            "layers": layers,
+            "latency": {"before": 1234.5, "after": 456.0, "threads": 2},
+        }
+    )
+
+
 def many_layers() -> RunRecord:
     """300 layers, none of them drawn twice."""
-    layers = [layer(f"blocks.{i}.mlp", 64, 64, seed=i % 7) for i in range(300)]
+    times = {"before": 3.0, "after": 1.0, "kernel": "torch"}
+    layers = [
+        layer(f"blocks.{i}.mlp", 64, 64, seed=i % 7, latency=times) for i in range(300)
+    ]
     left = {f"embedding.{i}": "an embedding" for i in range(1100)}
-    return changed({"layers": layers, "left": left})
+    latency = {"before": 3e6, "after": 1e3, "threads": 1}
+    return changed({"layers": layers, "left": left, "latency": latency})
 
 
 def hostile() -> RunRecord:
     """Names that would break a page that trusts them."""
     layers = [
-        layer(name, 3, 5, method=name, notes=HOSTILE, picture=[name, [name, 7, None]])
+        layer(
+            name,
+            *(3, 5),
+            method=name,
+            notes=HOSTILE,
+            picture=[name, [name, 7, None]],
+            latency={"before": 1.0, "after": 2.0, "kernel": SCRIPT},
+        )
         for name in HOSTILE
     ]
     record = changed(
@@ -160,6 +185,7 @@ def hostile() -> RunRecord:
             "layers": layers,
             "left": dict.fromkeys(HOSTILE, SCRIPT),
             "notes": HOSTILE,
+            "latency": {"before": 1.0, "after": 1.0, "threads": SCRIPT},
         },
         {"source": SCRIPT, "model": SCRIPT, "dtype": SCRIPT, "notes": HOSTILE},
     )
@@ -183,6 +209,7 @@ def extreme() -> RunRecord:
             n_atoms=v,
             shape=[v, v],
             picture=[[v] * 70, "1e9 -1 nan 100 \u0663", [v]],
+            latency={"before": v, "after": values[-1 - i], "kernel": v},
         )
         for i, v in enumerate(values)
     ]
@@ -197,6 +224,7 @@ def extreme() -> RunRecord:
             "bytes_after": math.inf,
             "macs": -1,
             "seconds": 1e9,
+            "latency": {"before": 1e308, "after": 5e-324, "threads": math.nan},
         },
         {"n_parameters": math.nan},
     )
@@ -209,5 +237,8 @@ def empty() -> RunRecord:
 
 PRUNINGS = {
     f"prune_{f.__name__}": f
-    for f in (transformer, by_magnitude, many_layers, hostile, extreme, empty)
+    for f in (
+        *(transformer, by_magnitude, with_times, many_layers),
+        *(hostile, extreme, empty),
+    )
 }

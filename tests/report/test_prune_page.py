@@ -117,10 +117,33 @@ def test_pictures_show_the_masks(seed, as_text):
     assert told in drawing
 
 
+def test_times_are_stated_where_they_were_measured():
+    html = render(PRUNINGS["prune_with_times"]())
+    page = check(html)
+    for said in (
+        "A sample by torch 1.23 ms",
+        "Compiled by vitalfew.runtime 456 µs",
+        "2.71 times as fast",
+        "Threads 2",
+    ):
+        assert said in page.text, said
+    assert "Nothing on this page is a measurement of speed." not in page.text
+    assert "Speed" in [t for tag, t in page.texts if tag == "h2"]
+    # by the layers that have times: 40, 80, ... 280 and 12.5 of at most 280
+    assert page.text.count("16x1 float32") == 7
+    assert html.count('width="4.5"') == 7
+    assert 'width="14.3"' in html
+    without = check(render(transformer()))
+    assert "Speed" not in [t for tag, t in without.texts if tag == "h2"]
+
+
 def test_long_tables_are_folded_and_cut():
     html = render(PRUNINGS["prune_many_layers"]())
     page = check(html)
     assert "The next 240 layers" in page.text
+    assert "Times of the next 240 layers" in page.text
+    assert "3.00 s" in page.text
+    assert "3,000 times as fast" in page.text
     assert "the first 1,000 of 1,100" in page.text
     assert "The next 216 masks" in page.text
     assert "60 more layers are not drawn; result.json has them." in page.text
@@ -147,6 +170,7 @@ layers = loose(
     density=numbers,
     error=numbers,
     notes=st.lists(names, max_size=3),
+    latency=loose(before=numbers, after=numbers, kernel=names),
     picture=st.lists(st.one_of(names, st.lists(numbers, max_size=4)), max_size=3),
 )
 results = loose(
@@ -166,6 +190,7 @@ results = loose(
     seconds=numbers,
     macs=numbers,
     macs_nonzero=numbers,
+    latency=loose(before=numbers, after=numbers, threads=numbers),
     bytes_before=numbers,
     bytes_after=numbers,
 )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from vitalfew._native._blocksparse_twins import narrow, widen
 from vitalfew.packed import pack
 from vitalfew.runtime import SparseConv2d, SparseLinear
-from vitalfew.runtime._runs import runs_of
+from vitalfew.runtime._runs import quads_of, runs_of
 
 BLOCKS = [(1, 1), (4, 1), (8, 1), (16, 1), (32, 1), (16, 2), (4, 4), (24, 3), (64, 64)]
 
@@ -86,11 +86,90 @@ def test_tokens_of_bfloat16(rng, block, n_in):
         SparseLinear(W, precision="float16")
 
 
+@pytest.mark.parametrize("block", [*BLOCKS, (16, 4), (8, 8)])
+@pytest.mark.parametrize("n_in", [30, 31, 256])
+def test_tokens_that_are_rounded_to_bytes(rng, block, n_in):
+    """What is lost is at most half a unit of either factor of each product."""
+    W = pruned(rng, 50, n_in, block) * np.exp(4 * normal(rng, 50, 1))
+    W[7] = 0
+    bias = normal(rng, 50)
+    for weights in (W, pack(W, block)):
+        layer = SparseLinear(
+            weights, block=block, bias=bias, activation="relu", precision="int8"
+        )
+        for shape in ((), (0,), (1,), (7,), (3, 20)):
+            x = normal(rng, *shape, n_in) * np.exp(4 * normal(rng, *shape, 1))
+            residual = normal(rng, *shape, 50)
+            z = x.astype(float) @ W.T.astype(float) + bias + residual
+            y = layer(x, residual)
+            assert y.dtype == np.float32
+            s, rows = (np.abs(a).max(-1, keepdims=True) / 127 for a in (x, W))
+            bound = rows[:, 0] / 2 * (np.abs(x) @ (W != 0).T)
+            bound += s / 2 * np.abs(W).sum(1) + s / 4 * (rows[:, 0] * (W != 0).sum(1))
+            wrong = np.abs(y - np.maximum(z, 0))
+            assert np.all(wrong <= 1.001 * bound + 1e-6 * (1 + np.abs(z)))
+
+
+@given(
+    st.integers(0, 10**6),
+    st.integers(0, 50),
+    st.integers(0, 40),
+    st.sampled_from(BLOCKS) | st.tuples(st.integers(1, 20), st.integers(1, 9)),
+)
+def test_quads_hold_the_weights_to_half_a_unit(seed, n_out, n_in, block):
+    rng = np.random.default_rng(seed)
+    W = pruned(rng, n_out, n_in, block) * np.exp(4 * normal(rng, n_out, 1))
+    (starts, columns, words), scales = quads_of(runs_of(pack(W, block)), n_in, n_out)
+    height = words.shape[1]
+    found = np.zeros(((len(starts) - 1) * height, n_in + -n_in % 4))
+    for run in range(len(starts) - 1):
+        for e in range(starts[run], starts[run + 1]):
+            at = slice(4 * columns[e], 4 * columns[e] + 4)
+            found[run * height : (run + 1) * height, at] = (
+                words[e].astype("<u4")[:, None].view(np.int8)
+            )
+    assert not found[n_out:].any()
+    assert not found[:, n_in:].any()
+    found = found[:n_out, :n_in]
+    largest = np.abs(W).max(1, initial=0)
+    tiny = np.finfo(np.float32).tiny
+    np.testing.assert_allclose(scales, np.maximum(largest / 127, tiny), rtol=1e-6)
+    assert np.all(np.abs(found).max(1, initial=0)[largest > 0] == 127)
+    assert np.all(np.abs(found * scales[:, None] - W) <= 0.5001 * scales[:, None])
+
+
+def test_what_bytes_cannot_hold(rng):
+    W, x = pruned(rng, 16, 24, (8, 4), 1), normal(rng, 5, 24)
+    W[3, 4], W[9, 20], W[1], W[2] = np.nan, -np.inf, 1e-41, 1e25
+    rest = np.setdiff1d(np.arange(16), (3, 9, 2))
+    layer = SparseLinear(W, block=(8, 4), precision="int8")
+    y = layer(x)
+    assert np.isnan(y[:, [3, 9]]).all()
+    np.testing.assert_allclose(y[:, rest], x @ W[rest].T, atol=0.3)
+    np.testing.assert_allclose(y[:, 2] / 1e25, x.sum(1), atol=0.3)
+    bias = normal(rng, 16)
+    layer = SparseLinear(np.zeros_like(W), bias=bias, precision="int8")
+    np.testing.assert_array_equal(layer(x), np.tile(bias, (5, 1)))
+    x[2, 3] = np.nan
+    assert np.isnan(layer(x)[2]).all()
+    with pytest.raises(ValueError, match="precision"):
+        layer.features(x.T)
+    for wrong in (x.astype(float), x.view(np.int32), x[:, :20]):
+        with pytest.raises(ValueError, match="must"):
+            layer(wrong)
+    with pytest.raises(ValueError, match="65792"):
+        SparseLinear(np.ones((1, 65793), np.float32), precision="int8")
+
+
 def test_arrays_of_any_layout(rng):
-    W = pruned(rng, 20, 12, (4, 1))
-    layer = SparseLinear(pack(W, (4, 1)))
-    x = normal(rng, 9, 12)
-    z = x @ W.T
+    W = np.sign(pruned(rng, 20, 12, (4, 1)))
+    x = rng.integers(-127, 128, (9, 12)).astype(np.float32)
+    x[:, 5] = 127  # for bytes these are exact
+    for precision in ("float32", "int8"):
+        any_layout(SparseLinear(pack(W, (4, 1)), precision=precision), x, x @ W.T)
+
+
+def any_layout(layer, x, z):
     octets = np.zeros(x.nbytes + 1, np.uint8)
     unaligned = octets[1:].view(np.float32).reshape(x.shape)
     unaligned[...] = x

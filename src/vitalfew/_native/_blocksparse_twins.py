@@ -9,6 +9,7 @@ from scipy.special import erfc
 
 Real = NDArray[Any]
 Halves = NDArray[np.uint16]
+Floats = NDArray[np.float32]
 Pair = tuple[int, int]
 
 
@@ -32,6 +33,19 @@ _ACTIVATIONS = {
     "gelu": _gelu,
     "silu": _silu,
 }
+
+
+def activate(name: str, x: Real) -> Real:
+    """Return an activation of numbers.
+
+    Parameters
+    ----------
+    name : {"none", "relu", "gelu", "silu"}
+        Which.
+    x : array
+        The numbers.
+    """
+    return np.asarray(_ACTIVATIONS[name](x))
 
 
 def widen(bits: Halves) -> NDArray[np.float32]:
@@ -59,6 +73,44 @@ def narrow(numbers: Real) -> Halves:
     return (kept >> 16).astype(np.uint16).reshape(np.shape(numbers))
 
 
+def byte_scales(largest: Real) -> tuple[Floats, Floats]:
+    """Return what bytes count in, and its inverse.
+
+    Parameters
+    ----------
+    largest : float32 array
+        The largest magnitude among the numbers that share a scale; NaN is the largest.
+
+    Returns
+    -------
+    scales : float32 array of the same shape
+        A 127th of the magnitudes, but at least the smallest normal number; NaN for
+        those that are not finite.
+    inverses : float32 array of the same shape
+        What numbers are multiplied with; 0 where the scale is NaN.
+    """
+    unit, finite = np.float32(127), largest < np.inf
+    most = np.where(finite, largest, np.float32(0))
+    most = np.maximum(most, unit * np.finfo(np.float32).tiny)
+    nan, none = np.float32(np.nan), np.float32(0)
+    return np.where(finite, most / unit, nan), np.where(finite, unit / most, none)
+
+
+def to_bytes(numbers: Real, inverses: Real) -> NDArray[np.int8]:
+    """Return numbers rounded to whole multiples of a scale, of two the even one.
+
+    Parameters
+    ----------
+    numbers : float32 array
+        The numbers.
+    inverses : float32 array
+        Inverses of the scales from `byte_scales`.
+    """
+    with np.errstate(invalid="ignore"):
+        scaled = np.rint(numbers * inverses)
+    return np.asarray(np.nan_to_num(scaled, nan=0), np.int8)
+
+
 def _require(holds: Any, what: str) -> None:
     if not holds:
         raise ValueError(what)
@@ -82,7 +134,9 @@ class BlockSparse:
         Weights of each entry; those of rows that the matrix has not are not used. Words
         of 32 bits are pairs of bfloat16 for two columns, the even one in the lower
         half; `columns` then number pairs, and all that the matrix meets is of bfloat16,
-        as uint16. Sums are of single precision.
+        as uint16. Sums are of single precision. With `scales`, words are four signed
+        bytes for four columns, the first in the lowest; `columns` then number quads, of
+        which the last may go beyond n_in.
     n_out, n_in : int
         Shape of the matrix.
     bias : float32 array of shape (n_out,), optional
@@ -92,6 +146,12 @@ class BlockSparse:
         approximation by a hyperbolic tangent.
     level : str, optional
         Instruction set, one of `levels`; the fastest by default.
+    scales : float32 array of shape (n_out,), optional
+        What the bytes of each row count in. Tokens of float32 are then rounded by
+        `byte_scales` and `to_bytes`. Sums of products are whole and exact, and are
+        multiplied by the scale of the row and then by that of the token. A token that
+        is not finite has NaN for all its results. n_in is at most 65792, so that no sum
+        reaches 2^31.
     """
 
     def __init__(
@@ -104,18 +164,27 @@ class BlockSparse:
         bias: Real | None = None,
         activation: str = "none",
         level: str | None = None,
+        scales: Real | None = None,
     ) -> None:
+        nothing = np.zeros(0, np.float32)
         for array, dtype, ndim in (
             (starts, np.int64, 1),
             (columns, np.int32, 1),
             (values, np.uint32 if values.dtype == np.uint32 else np.float32, 2),
-            (np.zeros(0, np.float32) if bias is None else bias, np.float32, 1),
+            (nothing if bias is None else bias, np.float32, 1),
+            (nothing if scales is None else scales, np.float32, 1),
         ):
             if array.dtype != dtype or array.ndim != ndim:
                 raise TypeError("incompatible function arguments")
-        self._pairs = values.dtype == np.uint32
-        width = 2 if self._pairs else 1
-        _require(n_in % width == 0, "n_in must be even for pairs of columns")
+        words = values.dtype == np.uint32
+        self._width = width = 1 if not words else 2 if scales is None else 4
+        _require(words or scales is None, "scales must be those of words")
+        _require(width != 2 or n_in % 2 == 0, "n_in must be even for pairs of columns")
+        _require(width != 4 or n_in <= 65792, "n_in must be at most 65792 for bytes")
+        _require(
+            scales is None or len(scales) == n_out,
+            "scales must have an entry for each row",
+        )
         height = values.shape[1]
         _require(
             height in (1, 2, 4, 8, 16), "values must have 1, 2, 4, 8 or 16 columns"
@@ -137,7 +206,7 @@ class BlockSparse:
         )
         _require(np.all(np.diff(starts) >= 0), "starts must not fall")
         _require(
-            np.all((columns >= 0) & (columns < n_in // width)),
+            np.all((columns >= 0) & (columns < -(-n_in // width))),
             "columns must lie within n_in",
         )
         _require(
@@ -154,14 +223,37 @@ class BlockSparse:
         entry += np.repeat(starts[rows // height], counts)
         data = values[entry, np.repeat(rows % height, counts)]
         at = columns[entry].astype(np.int64)
-        if self._pairs:
+        if width == 1:  # what meets the entries, for programs
+            entries = (data, entry, indptr)
+            self._entries = csr_array(entries, shape=(n_out, len(columns)))
+        if width == 2:
             data = widen(data[:, None].view(np.uint16).ravel())
-            at = (2 * at[:, None] + np.arange(2)).ravel()
-        self._matrix = csr_array((data, at, width * indptr), shape=(n_out, n_in))
+        elif width == 4:
+            data = data.astype("<u4")[:, None].view(np.int8).ravel().astype(np.int32)
+        at = (width * at[:, None] + np.arange(width)).ravel()
+        shape = n_out, -(-n_in // width) * width
+        self._matrix = csr_array((data, at, width * indptr), shape=shape)[:, :n_in]
+        self._scales = None if scales is None else scales[:, None].copy()
         self._bias = np.zeros(n_out, np.float32) if bias is None else bias.copy()
         self._activation = _ACTIVATIONS[activation]
+        self._arrays = {"starts": starts, "columns": columns, "values": values}
+        self._arrays["bias"] = self._bias
+        if scales is not None:
+            self._arrays["scales"] = scales
+        self._arrays = {name: a.copy() for name, a in self._arrays.items()}
         self.nbytes = 4 * len(columns) * (height + 1) + 8 * len(starts)
+        self.nbytes += 8 * n_out * (width == 4)
         self.level = "numpy"
+
+    def arrays(self) -> dict[str, Real]:
+        """Return copies of what the matrix was made from, a bias of zeros among them.
+
+        Returns
+        -------
+        dict of str to array
+            starts, columns, values and bias; for bytes also scales.
+        """
+        return {name: array.copy() for name, array in self._arrays.items()}
 
     def tokens(
         self, x: Real, y: Real, residual: Real | None = None, threads: int = 1
@@ -186,8 +278,8 @@ class BlockSparse:
             x.ndim == y.ndim == 2 and x.shape == (len(y), n_in) and y.shape[1] == n_out,
             "x and y must have shapes (tokens, n_in) and (tokens, n_out)",
         )
-        self._check(x, y, residual, np.uint16 if self._pairs else np.float32)
-        if not self._pairs:
+        self._check(x, y, residual, np.uint16 if self._width == 2 else np.float32)
+        if self._width != 2:
             y[...] = self._apply(x.T, None if residual is None else residual.T).T
             return
         whole = not x.size or (x.strides[0] % 4 == 0 and x.ctypes.data % 4 == 0)
@@ -217,6 +309,7 @@ class BlockSparse:
             x.ndim == y.ndim == 2 and len(x) == n_in and y.shape == (n_out, x.shape[1]),
             "x and y must have shapes (n_in, tokens) and (n_out, tokens)",
         )
+        self._require_single("features")
         self._check(x, y, residual)
         y[...] = self._apply(x, residual)
 
@@ -268,6 +361,7 @@ class BlockSparse:
         _require(
             y.shape == (len(x), n_out, *shape), "y must have the shape of the result"
         )
+        self._require_single("images")
         self._check(x, y, residual)
         if not y.size:
             return
@@ -288,16 +382,28 @@ class BlockSparse:
 
     def _apply(self, x: Real, residual: Real | None) -> Real:
         with np.errstate(over="ignore", invalid="ignore"):
-            y = self._matrix @ x + self._bias[:, None]
+            y = self._product(x) + self._bias[:, None]
             if residual is not None:
                 y = y + residual
             return np.asarray(self._activation(y))
+
+    def _product(self, x: Real) -> Real:
+        if self._scales is None:
+            return np.asarray(self._matrix @ x)
+        scales, inverses = byte_scales(np.abs(x).max(0, initial=0))
+        sums = self._matrix @ to_bytes(x, inverses).astype(np.int32)
+        return np.asarray(sums.astype(np.float32) * self._scales * scales)
+
+    def _require_single(self, what: str) -> None:
+        _require(
+            self._width == 1, f"{what} must be of single precision, as the weights"
+        )
 
     def _check(
         self, x: Real, y: Real, residual: Real | None, kind: type = np.float32
     ) -> None:
         _require(
-            self._pairs == (kind is np.uint16),
+            (self._width == 2) == (kind is np.uint16),
             "x and y must be of the kind of the weights",
         )
         for a in (x, y) if residual is None else (x, y, residual):

@@ -6,13 +6,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <type_traits>
 
 #include "pool.hpp"
+#include "spare.hpp"
 #include "sparse_matrix.hpp"
 
 namespace {
@@ -104,7 +103,7 @@ struct Geometry {
 
 // What one call needs beside the weights; kept for the next.
 struct Workspace {
-  Aligned<float> panels;
+  Aligned<float> panels, scales;
   Aligned<int32_t> offsets;
   std::optional<Geometry> geometry;
 };
@@ -159,8 +158,7 @@ class BlockSparse : public SparseMatrix {
   void tokens(Input<Number> x, Output<Number> y, Residual<Number> residual,
               size_t threads) const {
     require_kind<Number>();
-    const size_t n_in = pairs ? 2 * w.n_in : w.n_in;
-    require(x.ndim() == 2 && y.ndim() == 2 && x.shape(1) == n_in && y.shape(1) == w.n_out &&
+    require(x.ndim() == 2 && y.ndim() == 2 && x.shape(1) == columns_in && y.shape(1) == w.n_out &&
                 x.shape(0) == y.shape(0),
             "x and y must have shapes (tokens, n_in) and (tokens, n_out)");
     check(x, y, residual);
@@ -175,7 +173,7 @@ class BlockSparse : public SparseMatrix {
 
   void features(Input<float> x, Output<float> y, Residual<float> residual,
                 size_t threads) const {
-    require_kind<float>();
+    require(kind == Kind::single, "features must be of single precision, as the weights");
     require(x.ndim() == 2 && y.ndim() == 2 && x.shape(0) == w.n_in && y.shape(0) == w.n_out &&
                 x.shape(1) == y.shape(1),
             "x and y must have shapes (n_in, tokens) and (n_out, tokens)");
@@ -185,7 +183,7 @@ class BlockSparse : public SparseMatrix {
 
   void images(Input<float> x, Output<float> y, Residual<float> residual, Pixels kernel,
               Pixels stride, Pixels padding, Pixels dilation, size_t threads) const {
-    require_kind<float>();
+    require(kind == Kind::single, "images must be of single precision, as the weights");
     require(x.ndim() == 4 && y.ndim() == 4, "x and y must have four dimensions");
     for (const auto &[pair, least] :
          {std::pair(kernel, 1), {stride, 1}, {padding, 0}, {dilation, 1}})
@@ -206,38 +204,14 @@ class BlockSparse : public SparseMatrix {
                     PANEL < 2147483647.0,
             "an image is too large");
     nb::gil_scoped_release release;
-    Held space(*this);
+    Spare<Workspace>::Held space(spare);
     convolve(*space, g, x, y, residual, threads);
   }
 
  private:
-  // A workspace for the time of a call, so that calls from several threads do not meet.
-  class Held {
-   public:
-    explicit Held(const BlockSparse &of) : owner(of) {
-      std::lock_guard<std::mutex> lock(owner.mutex);
-      if (owner.spare.empty()) {
-        mine = std::make_unique<Workspace>();
-        owner.spare.reserve(owner.spare.capacity() + 1);  // so that giving back cannot fail
-      } else {
-        mine = std::move(owner.spare.back());
-        owner.spare.pop_back();
-      }
-    }
-    ~Held() {
-      std::lock_guard<std::mutex> lock(owner.mutex);
-      owner.spare.push_back(std::move(mine));
-    }
-    Workspace &operator*() { return *mine; }
-
-   private:
-    const BlockSparse &owner;
-    std::unique_ptr<Workspace> mine;
-  };
-
   template <typename Number>
   void require_kind() const {
-    require(pairs == std::is_same_v<Number, uint16_t>,
+    require((kind == Kind::pair) == std::is_same_v<Number, uint16_t>,
             "x and y must be of the kind of the weights");
   }
 
@@ -270,7 +244,7 @@ class BlockSparse : public SparseMatrix {
            size_t positions) const {
     if (!positions || !w.n_out) return;
     nb::gil_scoped_release release;
-    const bool by_tokens = order == Order::tokens;
+    const bool by_tokens = order == Order::tokens, bytes = kind == Kind::quad;
     const ptrdiff_t ldy = y.stride(0), ldr = residual ? residual->stride(0) : 0;
     Panel<Number> panel{};
     panel.at = columns.data();
@@ -279,7 +253,7 @@ class BlockSparse : public SparseMatrix {
     panel.ldr = ldr;
     threads = sensible(threads, positions);
     const bool few = positions <= level.few[log_height];
-    if (positions == 1 && few && (by_tokens || ldx == 1 || w.n_in == 1)) {
+    if (positions == 1 && few && !bytes && (by_tokens || ldx == 1 || w.n_in == 1)) {
       panel.x = x;
       panel.ld = 1;
       panel.positions = 1;
@@ -289,19 +263,32 @@ class BlockSparse : public SparseMatrix {
       multiply(panel, threads);
       return;
     }
-    const size_t width = few ? std::min(positions <= 4 ? size_t(4) : 8, level.lanes)
+    const size_t least = positions > 4 ? 8 : bytes && positions == 1 ? 1 : 4;
+    const size_t width = few ? std::min(least, level.lanes)
                              : panel_vectors(positions) * level.lanes;
     const size_t panels = (positions + width - 1) / width;
     const size_t together = std::min(panels, threads), size = w.n_in * width;
-    Held space(*this);
+    Spare<Workspace>::Held space(spare);
     (*space).panels.make(size * together);
-    float *packed = (*space).panels.data();
+    float *packed = (*space).panels.data(), *scales = nullptr, *inverses = nullptr;
+    if (bytes) {
+      (*space).scales.make(2 * together * width);
+      scales = (*space).scales.data();
+      inverses = scales + together * width;
+    }
     panel.ld = ptrdiff_t(width);
     panel.few = few;
     for (size_t first = 0; first < panels; first += together) {
       const size_t now = std::min(together, panels - first);
+      if (bytes)
+        Pool::run(threads, [&](size_t part) {
+          const size_t begin = first * width, all = std::min(now * width, positions - begin);
+          const size_t from = all * part / threads, count = all * (part + 1) / threads - from;
+          level.measure(x + ptrdiff_t(begin + from) * ldx, ldx, count, columns_in, scales + from,
+                        inverses + from);
+        });
       Pool::run(threads, [&](size_t part) {
-        pack(x, ldx, by_tokens, positions, first, now, width, packed, part, threads);
+        pack(x, ldx, by_tokens, inverses, positions, first, now, width, packed, part, threads);
       });
       Pool::run(threads, [&](size_t part) {
         const auto [low, high] = share(part, threads);
@@ -309,6 +296,7 @@ class BlockSparse : public SparseMatrix {
         for (size_t i = 0; i < now; ++i) {
           const size_t from = (first + i) * width;
           mine.x = packed + i * size;
+          if (bytes) mine.scales = scales + i * width;
           mine.positions = std::min(width, positions - from);
           const ptrdiff_t at = ptrdiff_t(from);
           mine.y = y.data() + (by_tokens ? at * ldy : at);
@@ -328,21 +316,25 @@ class BlockSparse : public SparseMatrix {
   }
 
   void slices(const Panel<float> &p, size_t low, size_t high) const {
-    level.slices(w, p, low, high);
+    (kind == Kind::quad ? level.slices_bytes : level.slices)(w, p, low, high);
   }
   void slices(const Panel<uint16_t> &p, size_t low, size_t high) const {
     level.slices_half(w, p, low, high);
   }
 
   // The part of a thread in copying panels [first, first + count).
-  void pack(const float *x, ptrdiff_t ldx, bool by_tokens, size_t positions, size_t first,
-            size_t count, size_t width, float *packed, size_t part, size_t parts) const {
+  void pack(const float *x, ptrdiff_t ldx, bool by_tokens, const float *inverses,
+            size_t positions, size_t first, size_t count, size_t width, float *packed,
+            size_t part, size_t parts) const {
     const size_t strips = (w.n_in + STRIP - 1) / STRIP, all = strips * count;
     for (size_t i = all * part / parts; i < all * (part + 1) / parts; ++i) {
       const size_t from = (first + i / strips) * width, k = i % strips * STRIP;
       const size_t last = std::min(k + STRIP, w.n_in), there = std::min(width, positions - from);
       float *to = packed + i / strips * w.n_in * width;
-      if (by_tokens)
+      if (kind == Kind::quad)
+        level.pack_bytes(x + ptrdiff_t(from) * ldx, ldx, there, columns_in,
+                         inverses + i / strips * width, k, last, to, width);
+      else if (by_tokens)
         level.pack_tokens(x + ptrdiff_t(from) * ldx, ldx, there, k, last, to, width);
       else
         level.pack_features(x + from, ldx, there, k, last, to, width);
@@ -392,27 +384,52 @@ class BlockSparse : public SparseMatrix {
         for (size_t t = 0; t < positions; t += width) {
           mine.x = space.panels.data() + t;
           mine.positions = std::min(width, positions - t);
-          mine.grid = {t, g.pitch(), g.out_width(), g.out_height()};
+          mine.grid = {t, g.pitch(), g.out_width(), g.out_height(), nullptr};
           level.slices(w, mine, low, high);
         }
       });
     }
   }
 
-  mutable std::mutex mutex;
-  mutable std::vector<std::unique_ptr<Workspace>> spare;
+  mutable Spare<Workspace> spare;
 };
+
+// A copy of numbers that Python owns.
+template <typename T>
+nb::object copied(const T *numbers, std::vector<size_t> shape) {
+  size_t size = 1;
+  for (const size_t n : shape) size *= n;
+  T *copy = new T[size];
+  nb::capsule owner(copy, [](void *held) noexcept { delete[] static_cast<T *>(held); });
+  if (size) std::memcpy(copy, numbers, size * sizeof(T));
+  return nb::cast(nb::ndarray<nb::numpy, T>(copy, shape.size(), shape.data(), owner));
+}
+
+nb::dict arrays_of(const SparseMatrix &m) {
+  const Weights &w = m.w;
+  const size_t entries = size_t(w.starts[w.runs]);
+  nb::dict found;
+  found["starts"] = copied(w.starts, {w.runs + 1});
+  found["columns"] = copied(m.columns.data(), {entries});
+  found["values"] = m.kind == Kind::single
+                        ? copied(w.values, {entries, w.height})
+                        : copied(reinterpret_cast<const uint32_t *>(w.values), {entries, w.height});
+  found["bias"] = copied(w.bias, {w.n_out});
+  if (m.kind == Kind::quad) found["scales"] = copied(m.scales.data(), {w.n_out});
+  return found;
+}
 
 // Weights of one kind, and the numbers that meet them.
 template <typename Weight, typename Number>
-void bind_kind(nb::class_<BlockSparse> &type) {
+void bind_kind(nb::class_<BlockSparse, SparseMatrix> &type) {
   type.def(nb::init<Vector<int64_t>, Vector<int32_t>, Matrix<Weight>, size_t, size_t,
                     std::optional<Vector<float>>, const std::string &,
-                    const std::optional<std::string> &>(),
+                    const std::optional<std::string> &, std::optional<Vector<float>>>(),
            nb::arg("starts").noconvert(), nb::arg("columns").noconvert(),
            nb::arg("values").noconvert(), nb::arg("n_out"), nb::arg("n_in"),
            nb::arg("bias").noconvert().none() = nb::none(), nb::arg("activation") = "none",
-           nb::arg("level").none() = nb::none())
+           nb::arg("level").none() = nb::none(),
+           nb::arg("scales").noconvert().none() = nb::none())
       .def("tokens", &BlockSparse::tokens<Number>, nb::arg("x").noconvert(),
            nb::arg("y").noconvert(), nb::arg("residual").noconvert().none() = nb::none(),
            nb::arg("threads") = 1);
@@ -423,7 +440,8 @@ void bind_kind(nb::class_<BlockSparse> &type) {
 void bind_blocksparse(nb::module_ &module) {
   const auto none = nb::none();
   module.def("levels", &level_names);
-  nb::class_<BlockSparse> type(module, "BlockSparse");
+  nb::class_<SparseMatrix>(module, "SparseMatrix");  // what programs take
+  nb::class_<BlockSparse, SparseMatrix> type(module, "BlockSparse");
   bind_kind<float, float>(type);
   bind_kind<uint32_t, uint16_t>(type);
   type
@@ -434,6 +452,7 @@ void bind_blocksparse(nb::module_ &module) {
            nb::arg("residual").noconvert().none() = none, nb::arg("kernel"),
            nb::arg("stride") = Pixels(1, 1), nb::arg("padding") = Pixels(0, 0),
            nb::arg("dilation") = Pixels(1, 1), nb::arg("threads") = 1)
+      .def("arrays", &arrays_of)
       .def_prop_ro("nbytes", &BlockSparse::bytes)
       .def_prop_ro("level", &BlockSparse::level_name);
 }

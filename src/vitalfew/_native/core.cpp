@@ -14,6 +14,7 @@
 void bind_blocksparse(nb::module_ &module);
 void bind_descent(nb::module_ &module);
 void bind_products(nb::module_ &module);
+void bind_program(nb::module_ &module);
 void bind_sparse(nb::module_ &module);
 void bind_swaps(nb::module_ &module);
 
@@ -263,6 +264,7 @@ NB_MODULE(_core, module) {
   bind_descent(module);
   const auto none = nb::none();
   bind_products(module);
+  bind_program(module);
   bind_sparse(module);
   bind_swaps(module);
   module.def("best_single_exchanges", &best_single_exchanges<double>, nb::arg("C").noconvert(),

@@ -82,15 +82,22 @@ inline Activation activation_of(const std::string &name) {
 
 class SparseMatrix {
  public:
-  // Number is float, or uint32_t for pairs of bfloat16.
+  // Number is float, or uint32_t for pairs of bfloat16, and quads of bytes if there are
+  // scales of rows.
   template <typename Number>
   SparseMatrix(Vector<int64_t> starts_, Vector<int32_t> columns_, Matrix<Number> values_,
                size_t n_out, size_t n_in, std::optional<Vector<float>> bias_,
-               const std::string &activation, const std::optional<std::string> &level_name)
+               const std::string &activation, const std::optional<std::string> &level_name,
+               std::optional<Vector<float>> scales_ = {})
       : level(level_of(level_name)) {
-    constexpr bool halves = !std::is_same_v<Number, float>;
-    require(!halves || n_in % 2 == 0, "n_in must be even for pairs of columns");
-    if (halves) n_in /= 2;
+    kind = std::is_same_v<Number, float> ? Kind::single : scales_ ? Kind::quad : Kind::pair;
+    require(kind != Kind::single || !scales_, "scales must be those of words");
+    require(kind != Kind::pair || n_in % 2 == 0, "n_in must be even for pairs of columns");
+    // sums of products of bytes, which are at most 128 * 255, stay below 2^31
+    require(kind != Kind::quad || n_in <= MOST_OF_BYTES, "n_in must be at most 65792 for bytes");
+    require(!scales_ || scales_->shape(0) == n_out, "scales must have an entry for each row");
+    columns_in = n_in;
+    n_in = (n_in + columns_of(kind) - 1) / columns_of(kind);
     const size_t height = values_.shape(1), entries = columns_.shape(0);
     while (log_height < 5 && size_t(1) << log_height != height) ++log_height;
     require(log_height < 5, "values must have 1, 2, 4, 8 or 16 columns");
@@ -114,13 +121,19 @@ class SparseMatrix {
     std::copy_n(columns_.data(), entries, columns.data());
     if (entries) std::memcpy(values.data(), values_.data(), entries * height * sizeof(float));
     if (bias_) std::copy_n(bias_->data(), n_out, bias.data());
-    w = {starts.data(), values.data(), bias.data(), n_out, n_in, runs, height,
-         activation_of(activation)};
-    pairs = halves;
+    if (scales_) {
+      scales.make_zero((n_out + SLICE - 1) / SLICE * SLICE);
+      excess.make_zero((n_out + SLICE - 1) / SLICE * SLICE);
+      std::copy_n(scales_->data(), n_out, scales.data());
+      add_up(n_out, height);
+    }
+    w = {starts.data(), values.data(), bias.data(), scales.data(), excess.data(),
+         n_out, n_in, runs, height, activation_of(activation)};
   }
 
   size_t bytes() const {
-    return size_t(w.starts[w.runs]) * (w.height + 1) * 4 + (w.runs + 1) * 8;
+    const size_t of_rows = kind == Kind::quad ? w.n_out * 8 : 0;
+    return size_t(w.starts[w.runs]) * (w.height + 1) * 4 + (w.runs + 1) * 8 + of_rows;
   }
   const char *level_name() const { return level.name; }
 
@@ -161,11 +174,28 @@ class SparseMatrix {
 
   const Level &level;
   Weights w{};
-  size_t log_height = 0;
-  bool pairs = false;
+  size_t log_height = 0, columns_in = 0;
+  Kind kind = Kind::single;
   Aligned<int64_t> starts;
   Aligned<int32_t> columns;
-  Aligned<float> values, bias;
+  Aligned<float> values, bias, scales;
+  Aligned<uint32_t> excess;
+
+ private:
+  static constexpr size_t MOST_OF_BYTES = 65792;
+
+  // What 128 more in each feature adds to the sums of each row.
+  void add_up(size_t n_out, size_t height) {
+    for (size_t row = 0; row < n_out; ++row) {
+      uint32_t sum = 0;
+      for (int64_t e = starts.data()[row / height]; e < starts.data()[row / height + 1]; ++e) {
+        int8_t bytes[4];
+        std::memcpy(bytes, values.data() + size_t(e) * height + row % height, sizeof bytes);
+        for (const int8_t byte : bytes) sum += uint32_t(byte);
+      }
+      excess.data()[row] = 128 * sum;
+    }
+  }
 };
 
 }  // namespace blocksparse

@@ -12,6 +12,7 @@ import typer.core
 
 import vitalfew
 from vitalfew.cli._printable import printable
+from vitalfew.cli.bench import bench
 from vitalfew.cli.methods import methods
 from vitalfew.cli.prune import prune
 from vitalfew.cli.select import select
@@ -127,5 +128,6 @@ def _options(
 
 app.command()(select)
 app.command()(prune)
+app.command()(bench)
 app.command()(methods)
 app.command()(solvers)

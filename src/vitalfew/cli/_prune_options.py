@@ -33,6 +33,7 @@ class Asked:
     seed: int
     checkpoint: Path | None
     dense: bool
+    latency: bool = False
 
     def settings(self) -> dict[str, Any]:
         """Return plain data.
@@ -231,8 +232,13 @@ def check_folders(asked: Asked, folder: Path, overwrite: bool) -> None:
     Raises
     ------
     DataError
-        If it would, or there is no folder of a model.
+        If it would, or there is no folder of a model, or no data for `--latency`.
     """
+    if asked.latency and asked.calibration is None:
+        raise data_error(
+            "--latency measures what a sample of the calibration data takes",
+            "give `--calibration FILE` as well",
+        )
     if not asked.model.is_dir():
         raise data_error(
             f"{asked.model} is not a folder",

@@ -89,6 +89,7 @@ def _record(done: Pruned, plain: dict[str, Any], before: int, after: int) -> Run
         layer["picture"] = [" ".join(map(str, row)) for row in layer["picture"]]
         layer["macs"] = macs[layer["name"]].macs
         layer["macs_nonzero"] = macs[layer["name"]].macs_nonzero
+        layer["latency"] = _latency(macs[layer["name"]])
     return RunRecord(
         kind="prune",
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -100,18 +101,29 @@ def _record(done: Pruned, plain: dict[str, Any], before: int, after: int) -> Run
             "n_parameters": sum(p.numel() for p in done.model.parameters()),
             "dtype": str(done.model.dtype).removeprefix("torch."),
             "calibration": calibration.facts if calibration else None,
-            "notes": list(calibration.notes) if calibration else [],
+            "notes": [*(calibration.notes if calibration else ()), *done.notes],
         },
         results={
             **plain,
             "sparsity": done.report.sparsity,
             "macs": counts.macs,
             "macs_nonzero": counts.macs_nonzero,
+            "latency": _latency(counts),
             "not_pruned": _not_pruned(done),
             "bytes_before": before,
             "bytes_after": after,
         },
     )
+
+
+def _latency(found: Any) -> dict[str, Any] | None:
+    """Return microseconds of a layer or of the network, if they were measured."""
+    if found.latency_before is None:
+        return None
+    plain = {"before": found.latency_before, "after": found.latency_after}
+    if hasattr(found, "kernel"):
+        return {**plain, "kernel": found.kernel}
+    return {**plain, "threads": found.threads}
 
 
 def _not_pruned(done: Pruned) -> dict[str, int]:

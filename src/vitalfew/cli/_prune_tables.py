@@ -28,6 +28,8 @@ def print_tables(record: RunRecord) -> None:
     console.print(
         _text(f"file of weights: {before:,} bytes before, {after:,} after{share}")
     )
+    if results["latency"]:
+        console.print(_text(_latency(results["latency"])))
     for line in _not_pruned(results["not_pruned"], after):
         console.print(_text(line))
 
@@ -66,6 +68,15 @@ def _counted(results: dict[str, Any]) -> str:
         f"{results['method']}, allocation {results['allocation']}; sparsity is counted "
         f"over the {results['n_weights']:,} weights of {layers} "
         f"layer{'' if layers == 1 else 's'}{errors if measured else ''}"
+    )
+
+
+def _latency(found: dict[str, Any]) -> str:
+    before, after, threads = found["before"], found["after"], found["threads"]
+    ratio = f", {before / after:.2f} times as fast" if after else ""
+    return (
+        f"a sample takes {before:,.0f} µs by torch, {after:,.0f} µs compiled by "
+        f"vitalfew.runtime{ratio} ({threads} thread{'' if threads == 1 else 's'})"
     )
 
 

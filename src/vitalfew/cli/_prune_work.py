@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from vitalfew.cli._prune_options import Asked, allocation_of, method_of
@@ -62,6 +63,7 @@ class Pruned:
     calibration: Any
     report: Any
     counts: Any
+    notes: tuple[str, ...] = ()
 
 
 def carried_out(asked: Asked, structure: Any, progress: Any) -> Pruned:
@@ -131,9 +133,8 @@ def carried_out(asked: Asked, structure: Any, progress: Any) -> Pruned:
             f"{error}",
             "check that tokens and labels are among those that the model knows",
         ) from error
-    counts = pruning.sparsity_report(
-        model, example_inputs=batches[0] if batches else None, report=report
-    )
+    batch = batches[0] if batches else None
+    counts, notes = _counted(asked, model, batch, report, progress)
     return Pruned(
         asked=asked,
         model=model,
@@ -141,7 +142,33 @@ def carried_out(asked: Asked, structure: Any, progress: Any) -> Pruned:
         calibration=calibration,
         report=report,
         counts=counts,
+        notes=notes,
     )
+
+
+def _counted(
+    asked: Asked, model: Any, batch: Any, report: Any, progress: Any
+) -> tuple[Any, tuple[str, ...]]:
+    """Count what is zero and measure what was asked for; say why if it cannot be."""
+    from vitalfew import pruning
+
+    count = partial(pruning.sparsity_report, model, report=report)
+    if not asked.latency or batch is None:
+        return count(example_inputs=batch), ()
+    progress("measuring latency", 0, 1)
+    example = {name: array[:1] for name, array in batch.items() if name != "labels"}
+    if getattr(model.config, "use_cache", False):
+        # a cache for tokens to come is none of what a sample asks for
+        example["use_cache"] = False
+    why = "interrupted"
+    try:
+        found = count(example_inputs=example, latency=True)
+        return found, found.notes
+    except KeyboardInterrupt:  # what was pruned is not lost with it
+        pass
+    except Exception as error:  # what a model does when it is traced is its own
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+    return count(example_inputs=batch), (f"latency was not measured: {why}",)
 
 
 def _model(asked: Asked) -> tuple[Any, Any]:

@@ -102,6 +102,13 @@ def prune(
             "--dense", help="Store zeros as well: a folder for `from_pretrained`."
         ),
     ] = False,
+    latency: Annotated[
+        bool,
+        typer.Option(
+            "--latency",
+            help="Measure a calibration sample's time by torch and compiled.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON.")
     ] = False,
@@ -131,6 +138,7 @@ def prune(
         seed=seed,
         checkpoint=checkpoint,
         dense=dense,
+        latency=latency,
     )
     folder = out or Path(f"{model.resolve().name or 'model'}-pruned")
     with _hints(asked):

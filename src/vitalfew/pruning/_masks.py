@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vitalfew.neural import prunable_layers
 from vitalfew.neural.statistics import multiplications
+from vitalfew.pruning._latency import Times, times_of
 from vitalfew.pruning._report import OverLayers, PruneReport, Sparse
 from vitalfew.pruning.files import bytes_in_a_file
 
@@ -66,6 +67,12 @@ class LayerSparsity(Sparse):
         example inputs, or where they do not reach the layer.
     bytes_dense, bytes_packed : int
         What the weight takes in memory, and in a file written by `save`.
+    latency_before, latency_after : float or None
+        Microseconds of the layer by itself on the example inputs, by torch and by what
+        `vitalfew.runtime.compile` chose; None where it was not measured, or is left to
+        torch with what is around it.
+    kernel : str or None
+        What was chosen.
     """
 
     name: str
@@ -77,6 +84,9 @@ class LayerSparsity(Sparse):
     macs_nonzero: int | None
     bytes_dense: int
     bytes_packed: int
+    latency_before: float | None = None
+    latency_after: float | None = None
+    kernel: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,11 +101,22 @@ class SparsityReport(OverLayers):
         Parameters that are not counted: biases, norms, embeddings.
     bytes_other : int
         What they take.
+    latency_before, latency_after : float or None
+        Microseconds of a call with the example inputs, by torch and compiled by
+        `vitalfew.runtime.compile`; None where they were not measured.
+    threads : int or None
+        While they were.
+    notes : tuple of str
+        What else is to be known of the measurement.
     """
 
     layers: tuple[LayerSparsity, ...]
     n_other: int
     bytes_other: int
+    latency_before: float | None = None
+    latency_after: float | None = None
+    threads: int | None = None
+    notes: tuple[str, ...] = ()
 
     def _sum(self, name: str) -> int | None:
         values = [getattr(layer, name) for layer in self.layers]
@@ -125,7 +146,9 @@ class SparsityReport(OverLayers):
         """Return plain data, totals and layers."""
         names = ("n_weights", "n_nonzero", "density", "macs", "macs_nonzero")
         sizes = ("bytes_dense", "bytes_packed", "n_other", "bytes_other")
-        record: dict[str, Any] = {n: getattr(self, n) for n in (*names, *sizes)}
+        times = ("latency_before", "latency_after", "threads")
+        record: dict[str, Any] = {n: getattr(self, n) for n in (*names, *sizes, *times)}
+        record["notes"] = list(self.notes)
         record["layers"] = [
             {**vars(layer), "shape": list(layer.shape), "density": layer.density}
             for layer in self.layers
@@ -178,7 +201,25 @@ class SparsityReport(OverLayers):
             f"counted over the weights of {len(self.layers)} layers; {self.n_other} "
             f"other parameters ({self.bytes_other} bytes) are not"
         )
-        return "\n".join(lines)
+        if self.latency_before is not None and self.latency_after is not None:
+            lines += self._latencies(width)
+        return "\n".join([*lines, *self.notes])
+
+    def _latencies(self, width: int) -> list[str]:
+        """Lines on the time that zeros save."""
+        lines = [f"{'layer':<{width}}  {'us':>10}  {'us now':>10}  kernel"]
+        lines += [
+            f"{layer.name:<{width}}  {layer.latency_before:>10.1f}  "
+            f"{layer.latency_after:>10.1f}  {layer.kernel}"
+            for layer in self.layers
+            if layer.latency_before is not None
+        ]
+        lines.append(
+            f"a call takes {self.latency_before:.1f} us by torch, "
+            f"{self.latency_after:.1f} us compiled by vitalfew.runtime, "
+            f"threads: {self.threads}"
+        )
+        return lines
 
 
 def _or_blank(number: int | None) -> str:
@@ -192,6 +233,7 @@ def sparsity_report(
     report: PruneReport | None = None,
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
+    latency: bool = False,
 ) -> SparsityReport:
     """Count what is zero in a model, and what that saves.
 
@@ -206,12 +248,23 @@ def sparsity_report(
         `include` says nothing.
     include, exclude : str or sequence of str, optional
         As in `prune`: which layers are counted.
+    latency : bool, default=False
+        Whether to compile the model by `vitalfew.runtime.compile` and to measure how
+        long a call with the example inputs takes by torch and compiled, on the CPU.
+        Takes seconds.
 
     Returns
     -------
     SparsityReport
         For each layer and in total; `print` it.
+
+    Raises
+    ------
+    ValueError
+        If latency is asked for without example inputs, or a pattern matches nothing.
     """
+    if latency and example_inputs is None:
+        raise ValueError("latency=True needs example_inputs: it is measured on them")
     if report is not None and include is None:
         # some are prunable for those who name them only
         there = dict(model.named_modules())
@@ -221,6 +274,9 @@ def sparsity_report(
     places: dict[str, float] = {}
     if example_inputs is not None:
         places = multiplications(model, layers, example_inputs)
+    times: Times | None = None
+    if latency:
+        times = times_of(model, example_inputs)
     asked = {}
     if report is not None:
         asked = {layer.name: layer.asked / layer.n_atoms for layer in report.layers}
@@ -228,7 +284,8 @@ def sparsity_report(
     for layer in layers:
         matrix = layer.weight
         n, nonzero = matrix.numel(), int(torch.count_nonzero(matrix))
-        times = places.get(layer.name)
+        uses = places.get(layer.name)
+        own = times.layers.get(layer.name) if times is not None else None
         counted.append(
             LayerSparsity(
                 name=layer.name,
@@ -236,10 +293,13 @@ def sparsity_report(
                 n_weights=n,
                 n_nonzero=nonzero,
                 asked=asked.get(layer.name),
-                macs=None if times is None else round(times * n),
-                macs_nonzero=None if times is None else round(times * nonzero),
+                macs=None if uses is None else round(uses * n),
+                macs_nonzero=None if uses is None else round(uses * nonzero),
                 bytes_dense=n * matrix.element_size(),
                 bytes_packed=bytes_in_a_file(matrix),
+                latency_before=None if own is None else own.before,
+                latency_after=None if own is None else own.after,
+                kernel=None if own is None else own.kernel,
             )
         )
     weights = {id(layer.parameter) for layer in layers}
@@ -248,4 +308,8 @@ def sparsity_report(
         layers=tuple(counted),
         n_other=sum(p.numel() for p in others),
         bytes_other=sum(p.numel() * p.element_size() for p in others),
+        latency_before=None if times is None else times.before,
+        latency_after=None if times is None else times.after,
+        threads=None if times is None else times.threads,
+        notes=() if times is None else times.notes,
     )

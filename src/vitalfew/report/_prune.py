@@ -33,6 +33,7 @@ _SETTINGS = {
     "length": "Tokens in a sequence asked for",
     "seed": "Seed",
     "dense": "Zeros stored as well",
+    "latency": "Latency measured",
 }
 
 
@@ -48,6 +49,18 @@ class LayerRow:
     error: str
     error_bar: Bar | None
     notes: list[str]
+
+
+@dataclass(frozen=True)
+class SpeedRow:
+    """A line of the table of times."""
+
+    name: str
+    kernel: str
+    before: str
+    before_bar: Bar
+    after: str
+    after_bar: Bar
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,8 @@ class PrunePage:
     pictures: list[MaskPicture]
     not_drawn: str
     sizes: list[Fact]
+    speed: list[Fact]
+    times: list[SpeedRow]
     data: list[Fact]
     notes: list[str]
     run: list[Fact]
@@ -119,6 +134,8 @@ def page(record: RunRecord) -> PrunePage:
             else ""
         ),
         sizes=_sizes(results),
+        speed=_speed(results),
+        times=_times(layers),
         data=_data(data),
         notes=sentences(
             [*read.items(data.get("notes")), *read.items(results.get("notes"))]
@@ -257,6 +274,58 @@ def _sizes(results: dict[str, Any]) -> list[Fact]:
             Fact("Of these, not by zero", _of(left, macs)),
         ]
     return facts
+
+
+def _speed(results: dict[str, Any]) -> list[Fact]:
+    """Return how long a sample takes, if it was measured."""
+    found = read.mapping(results.get("latency"))
+    before, after = _pair(found)
+    if before is None or after is None:
+        return []
+    facts = [
+        Fact("A sample by torch", _time(before)),
+        Fact("Compiled by vitalfew.runtime", _time(after)),
+    ]
+    ratio = read.number(before / after) if after else None
+    if ratio is not None:
+        facts.append(Fact("That is", f"{number(ratio)} times as fast"))
+    return [*facts, Fact("Threads", count(read.whole(found.get("threads"))))]
+
+
+def _times(layers: list[dict[str, Any]]) -> list[SpeedRow]:
+    """Return the layers of which times are known; bars share one scale."""
+    found = []
+    for layer in layers:
+        own = read.mapping(layer.get("latency"))
+        before, after = _pair(own)
+        if before is not None and after is not None:
+            found.append((layer, own, before, after))
+    longest = max((max(b, a) for *_, b, a in found), default=0.0) or 1.0
+    return [
+        SpeedRow(
+            name=read.name(layer.get("name")),
+            kernel=clipped(_text(own.get("kernel"), NOTHING), 60),
+            before=_time(before),
+            before_bar=_bar(before / longest),
+            after=_time(after),
+            after_bar=_bar(after / longest),
+        )
+        for layer, own, before, after in found
+    ]
+
+
+def _pair(found: dict[str, Any]) -> tuple[float | None, float | None]:
+    """Return times before and after, if they are times."""
+    before, after = read.number(found.get("before")), read.number(found.get("after"))
+    known = before is not None and after is not None and before >= 0 and after >= 0
+    return (before, after) if known else (None, None)
+
+
+def _time(microseconds: float) -> str:
+    for unit, size in (("µs", 1.0), ("ms", 1e3)):
+        if microseconds < 1e3 * size:
+            return f"{number(microseconds / size)} {unit}"
+    return f"{number(microseconds / 1e6)} s"
 
 
 def _bytes(n: int | None, whole: int | None = None) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vitalfew._disk import write_atomically
 from vitalfew.exceptions import MissingDependencyError
 from vitalfew.records import RunRecord
+from vitalfew.report._bench import page as bench_page
 from vitalfew.report._prune import page as prune_page
 from vitalfew.report._select import page as select_page
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 # One entry per kind of record: its template, and what fills it.
 _PAGES: dict[str, tuple[str, Callable[[RunRecord], Any]]] = {
+    "bench": ("bench.html", bench_page),
     "prune": ("prune.html", prune_page),
     "select": ("select.html", select_page),
 }
@@ -35,8 +37,8 @@ def render(record: RunRecord) -> str:
     Parameters
     ----------
     record : RunRecord
-        What a run was given and found; its kind must be ``"select"`` or
-        ``"prune"``.
+        What a run was given and found; its kind must be ``"select"``,
+        ``"prune"`` or ``"bench"``.
 
     Returns
     -------
@@ -68,8 +70,8 @@ def write_report(record: RunRecord, path: Path) -> None:
     Parameters
     ----------
     record : RunRecord
-        What a run was given and found; its kind must be ``"select"`` or
-        ``"prune"``.
+        What a run was given and found; its kind must be ``"select"``,
+        ``"prune"`` or ``"bench"``.
     path : Path
         Where the page goes, as in ``report.html``; the folder must exist.
 

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from vitalfew._native._blocksparse import BlockSparse
 from vitalfew._threads import n_threads
 from vitalfew.packed import Block, Packed, pack
-from vitalfew.runtime._runs import pairs_of, runs_of
+from vitalfew.runtime._runs import pairs_of, quads_of, runs_of
 
 __all__ = ["Activation", "Precision", "SparseConv2d", "SparseLinear"]
 
 Activation = Literal["none", "relu", "gelu", "silu"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "int8"]
 Floats = NDArray[Any]  # of float32, or of uint16 that hold bfloat16
 Pair = tuple[int, int]
 
@@ -31,31 +31,69 @@ class _Sparse:
         threads: int | None,
         precision: Precision = "float32",
     ) -> None:
-        if precision not in ("float32", "bfloat16"):
-            raise ValueError(
-                f"precision must be 'float32' or 'bfloat16', got {precision!r}"
-            )
+        _check_precision(precision)
         if not isinstance(weights, Packed):
             weights = pack(_array("weights", weights), block)
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads!r}")
         if bias is not None:
             bias = np.ascontiguousarray(_array("bias", bias))
-        self.n_out, self.n_in = weights.shape
-        self.threads = threads
-        self._dtype = np.dtype(np.float32 if precision == "float32" else np.uint16)
-        runs, width = runs_of(weights), self.n_in
+        runs = runs_of(weights)
+        scales = None
         if precision == "bfloat16":
-            runs, width = pairs_of(runs, width), width + width % 2
-        self._matrix = BlockSparse(*runs, self.n_out, width, bias, activation)
+            runs = pairs_of(runs, weights.shape[1])
+        elif precision == "int8":
+            runs, scales = quads_of(runs, *weights.shape[::-1])
+        arrays = {**runs._asdict(), "bias": bias, "scales": scales}
+        self._hold(arrays, weights.shape, activation, threads, precision)
+
+    def _hold(
+        self,
+        arrays: dict[str, Any],
+        shape: Pair,
+        activation: Activation,
+        threads: int | None,
+        precision: Precision,
+    ) -> None:
+        self.n_out, self.n_in = shape
+        self.activation, self.threads, self.precision = activation, threads, precision
+        self._dtype = np.dtype(np.uint16 if precision == "bfloat16" else np.float32)
+        width = self.n_in + self.n_in % 2 * (precision == "bfloat16")
+        self._matrix = BlockSparse(
+            arrays["starts"],
+            arrays["columns"],
+            arrays["values"],
+            self.n_out,
+            width,
+            arrays.get("bias"),
+            activation,
+            **{} if arrays.get("scales") is None else {"scales": arrays["scales"]},
+        )
 
     @property
     def nbytes(self) -> int:
         """Bytes that weights and indices take."""
         return int(self._matrix.nbytes)
 
-    def _n_threads(self) -> int:
-        return n_threads() if self.threads is None else self.threads
+    @property
+    def native(self) -> Any:
+        """The matrix as native programs take it."""
+        return self._matrix
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what is stored, for files.
+
+        Returns
+        -------
+        dict of str to array
+            That `of` takes.
+        """
+        found: dict[str, NDArray[Any]] = self._matrix.arrays()
+        return found
+
+    def _n_threads(self, threads: int | None = None) -> int:
+        threads = self.threads if threads is None else threads
+        return n_threads() if threads is None else threads
 
 
 class SparseLinear(_Sparse):
@@ -74,11 +112,17 @@ class SparseLinear(_Sparse):
         What is applied last; GELU is the one with the normal distribution function.
     threads : int, optional
         How many are used at most; by default as many as BLAS would use.
-    precision : {"float32", "bfloat16"}, default="float32"
+    precision : {"float32", "bfloat16", "int8"}, default="float32"
         Of weights, tokens and results. Numbers of bfloat16 are given as uint16; sums
         and bias are of single precision, and the processor may take numbers below 1e-38
         for zero. Columns are then stored by twos: blocks of an even number of them,
         such as (16, 2), waste nothing.
+
+        With "int8" what is given and returned is of float32. Each row of weights and
+        each token is rounded to whole multiples of a 127th of its largest magnitude,
+        and their products are summed without error. A token with NaN or infinity has
+        NaN for all its results. Columns are stored by fours: blocks of (16, 4) waste
+        nothing. There are at most 65792 of them.
 
     Raises
     ------
@@ -111,8 +155,48 @@ class SparseLinear(_Sparse):
     ) -> None:
         super().__init__(weights, block, bias, activation, threads, precision)
 
+    @classmethod
+    def of(
+        cls,
+        arrays: dict[str, NDArray[Any]],
+        shape: Pair,
+        *,
+        activation: Activation = "none",
+        precision: Precision = "float32",
+    ) -> "SparseLinear":
+        """Return the layer whose `arrays` these are.
+
+        Parameters
+        ----------
+        arrays : dict of str to array
+            Everything in them is checked.
+        shape : tuple of int
+            Rows and columns of the matrix.
+        activation, precision : str
+            Of the layer.
+
+        Raises
+        ------
+        ValueError
+            If they are not those of such a layer.
+        """
+        _check_precision(precision)
+        if ("scales" in arrays) != (precision == "int8"):
+            raise ValueError("arrays must have scales for int8, and for nothing else")
+        words = arrays["values"].dtype == np.uint32
+        if words != (precision != "float32"):
+            raise ValueError(f"arrays must be those of {precision}")
+        layer = cls.__new__(cls)
+        layer._hold(arrays, shape, activation, None, precision)
+        return layer
+
     def __call__(
-        self, x: Any, residual: Any = None, *, out: Floats | None = None
+        self,
+        x: Any,
+        residual: Any = None,
+        *,
+        out: Floats | None = None,
+        threads: int | None = None,
     ) -> Floats:
         """Apply the matrix to each token.
 
@@ -124,6 +208,8 @@ class SparseLinear(_Sparse):
             What is added before the activation.
         out : array of shape (..., n_out), optional
             Where the result is written; its last dimension lies in one piece.
+        threads : int, optional
+            How many are used at most, instead of what the layer was made with.
 
         Returns
         -------
@@ -143,7 +229,7 @@ class SparseLinear(_Sparse):
             lines,
             y if y.ndim == 2 else _view(y, (n, self.n_out)),
             _residual(residual, shape, (n, self.n_out), self._dtype),
-            self._n_threads(),
+            self._n_threads(threads),
         )
         return y
 
@@ -166,8 +252,10 @@ class SparseLinear(_Sparse):
         float32 array of shape (n_out, tokens)
             `out`, if it was given.
         """
-        if self._dtype != np.float32:
-            raise ValueError("precision must be 'float32' for features, got 'bfloat16'")
+        if self.precision != "float32":
+            raise ValueError(
+                f"precision must be 'float32' for features, got {self.precision!r}"
+            )
         x = _array("x", x)
         if x.ndim != 2 or len(x) != self.n_in:
             raise ValueError(f"x must have shape ({self.n_in}, tokens), got {x.shape}")
@@ -305,6 +393,13 @@ class SparseConv2d(_Sparse):
 _SINGLE = np.dtype(np.float32)
 
 
+def _check_precision(precision: str) -> None:
+    if precision not in ("float32", "bfloat16", "int8"):
+        raise ValueError(
+            f"precision must be 'float32', 'bfloat16' or 'int8', got {precision!r}"
+        )
+
+
 def _array(name: str, array: Any, dtype: np.dtype[Any] = _SINGLE) -> Floats:
     """Return an array as NumPy's, without a copy if it can be had so."""
     if type(array) is np.ndarray and array.dtype == dtype:
@@ -333,11 +428,12 @@ def _lines(array: Floats) -> Floats:
 def _words(x: Floats) -> Floats:
     """Return tokens of bfloat16 as lines of whole words of two."""
     n_in = x.shape[1]
-    if n_in % 2 == 0 and x.strides[0] % 4 == 0 and x.ctypes.data % 4 == 0:
+    whole = n_in % 2 == 0 and x.strides[0] % 4 == 0
+    if whole and (not n_in or x.view(np.uint32).flags.aligned):
         return x
-    whole = np.zeros((len(x), (n_in + 1) // 2), np.uint32).view(np.uint16)
-    whole[:, :n_in] = x
-    return whole
+    copied = np.zeros((len(x), (n_in + 1) // 2), np.uint32).view(np.uint16)
+    copied[:, :n_in] = x
+    return copied
 
 
 def _result(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vitalfew._native._blocksparse_twins import narrow
+from vitalfew._native._blocksparse_twins import byte_scales, narrow, to_bytes
 from vitalfew.contracts import Ints
 from vitalfew.packed import Packed
 
@@ -23,7 +23,8 @@ class Runs(NamedTuple):
     columns : int32 array of shape (n,)
         Column of each entry.
     values : float32 or uint32 array of shape (n, height)
-        Weights of each entry, or pairs of them; zero below the last row of the matrix.
+        Weights of each entry, or words of several; zero below the last row of the
+        matrix.
     """
 
     starts: Ints
@@ -100,16 +101,63 @@ def pairs_of(runs: Runs, n_in: int) -> Runs:
         Of words; the even column is in the lower half. Where only one column of two was
         stored, the other is stored as zeros.
     """
-    starts, columns, values = runs
-    half, n_runs = -(-n_in // 2), len(starts) - 1
+    return _words(runs, n_in, narrow(runs.values))
+
+
+def quads_of(runs: Runs, n_in: int, n_out: int) -> tuple[Runs, NDArray[np.float32]]:
+    """Round weights to bytes and take four columns that follow one another as one.
+
+    Parameters
+    ----------
+    runs : Runs
+        Of single numbers.
+    n_in, n_out : int
+        Columns and rows of the matrix.
+
+    Returns
+    -------
+    runs : Runs
+        Of words; the first column is in the lowest byte. Where only some columns of
+        four were stored, the others are stored as zeros.
+    scales : float32 array of shape (n_out,)
+        What the bytes of each row count in: its largest weight is 127 of them. A row of
+        zeros has the smallest normal number, one that is not finite NaN.
+    """
+    starts, _, values = runs
+    n_runs, height = len(starts) - 1, values.shape[1]
+    largest = np.zeros((n_runs, height), np.float32)
+    filled = np.flatnonzero(np.diff(starts))
+    if len(filled):
+        largest[filled] = np.maximum.reduceat(np.abs(values), starts[filled])
     run = np.repeat(np.arange(n_runs), np.diff(starts))
-    keys, entry = np.unique(run * half + columns // 2, return_inverse=True)
-    words = np.zeros((len(keys), values.shape[1], 2), np.uint16)
-    words[entry, :, columns % 2] = narrow(values)
-    counts = np.bincount(keys // max(half, 1), minlength=n_runs)
+    scales, inverses = byte_scales(largest)
+    rounded = to_bytes(values, inverses[run]).view(np.uint8)
+    return _words(runs, n_in, rounded), scales.ravel()[:n_out]
+
+
+def _words(runs: Runs, n_in: int, values: NDArray[Any]) -> Runs:
+    """Return words of 32 bits of as many columns as fit.
+
+    Parameters
+    ----------
+    runs : Runs
+        Of single numbers.
+    n_in : int
+        Columns of the matrix.
+    values : uint8 or uint16 array of shape (n, height)
+        What stands for the values of `runs`.
+    """
+    starts, columns, _ = runs
+    width = 4 // values.itemsize
+    part, n_runs = max(-(-n_in // width), 1), len(starts) - 1
+    run = np.repeat(np.arange(n_runs), np.diff(starts))
+    keys, entry = np.unique(run * part + columns // width, return_inverse=True)
+    words = np.zeros((len(keys), values.shape[1], width), values.dtype)
+    words[entry, :, columns % width] = values
+    counts = np.bincount(keys // part, minlength=n_runs)
     return Runs(
         np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
-        (keys % max(half, 1)).astype(np.int32),
+        (keys % part).astype(np.int32),
         words.view("<u4")[:, :, 0].astype(np.uint32),
     )
 
