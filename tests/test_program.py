@@ -362,6 +362,80 @@ def test_threads_share_images_and_steps(rng, kind):
         np.testing.assert_array_equal(y, found[0][: len(y)])
 
 
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(KINDS),
+    st.tuples(st.integers(1, 30), st.integers(1, 9), st.integers(1, 40)),
+    st.sampled_from([1, 3, 5]),
+    st.integers(1, 4),
+)
+def test_layers_that_share_a_layout_need_no_copies(seed, kind, shape, side, n):
+    """Residual blocks between two buffers, each layer with another width of runs."""
+    rng = np.random.default_rng(seed)
+    plan, half = Plan(kind), side // 2
+    c, h, w = shape
+    x, y = (plan.outside(k, *shape) for k in (Kind.INPUT, Kind.OUTPUT))
+    here, there = (plan.buffer(shape, (half, half), (half, half)) for _ in range(2))
+    plan.copy(shape, x, here)
+    image = normal(rng, n, *shape)
+    z, layers = image.astype(float), []
+    for i in range(4):
+        height, activation = int(rng.choice(HEIGHTS)), str(rng.choice(ACTIVATIONS))
+        W = pruned(rng, c, c * side * side, height).reshape(c, c, side, side)
+        more = activation, (side, side), (1, 1), (half, half)
+        layer = Layer(W, normal(rng, c), height, *more)
+        parts = stored(W.reshape(c, -1), height)
+        channel, ky, kx = np.unravel_index(parts[1], (c, side, side))
+        table = here.first + channel * here.plane
+        table = table + (ky - half) * here.pitch + kx - half
+        residual = there if i % 2 else NONE  # the very elements that are written
+        grid = here.pitch, h, w
+        plan.product(parts, layer, table, here.index, grid, there, residual)
+        layers.append(layer)
+        here, there = there, here
+    plan.copy(shape, here, y)
+    before = z
+    for i, layer in enumerate(layers):
+        before, z = z, layer.apply(z, before if i % 2 else 0)
+    program, found = plan.make(), np.full((n, *shape), np.nan, np.float32)
+    for threads in (1, 2):
+        program.run([image], [found], threads)
+        scale = max(1, np.abs(z).max())
+        np.testing.assert_allclose(found, z, rtol=0, atol=3e-5 * scale)
+
+
+@each_kind
+def test_threads_share_what_is_no_product(rng, kind):
+    plan, shape = Plan(kind), (700, 31, 30)
+    x, y = plan.outside(Kind.INPUT, *shape), plan.outside(Kind.OUTPUT, *shape)
+    most, mean = (plan.outside(Kind.OUTPUT, 700, *s) for s in ((15, 15), (1, 1)))
+    here = plan.buffer(shape, (1, 1))
+    plan.copy(shape, x, here)
+    plan.steps.append([Op.ADD, 1, *shape, *here, *x, *y])
+    sizes = [2, 2, 0, 31, 15, 2, 2, 0, 30, 15]
+    plan.steps.append([Op.POOL, Pool.MOST, 0, 700, *sizes, *here, *most])
+    plan.steps.append([Op.MEAN, *shape, *here, *mean])
+    image = normal(rng, 1, *shape)
+    found = [np.full((1, *s), np.nan, np.float32) for s in plan.outputs]
+    plan.make().run([image], found, 3)
+    np.testing.assert_array_equal(found[0], np.maximum(2 * image, 0))
+    blocks = image[:, :, :30].reshape(1, 700, 15, 2, 15, 2)
+    np.testing.assert_array_equal(found[1], blocks.max((3, 5)))
+    np.testing.assert_allclose(found[2], image.mean((2, 3), keepdims=True), atol=1e-6)
+    tokens = kind.tokens(
+        [],
+        [9001],
+        [9001],
+        [9001],
+        [[Op.PACK, 0, 0], [Op.ADD, 0, 0, 0, 0, 0], [Op.UNPACK, 0, 0]],
+    )
+    for n in (1, 47):
+        a = normal(rng, n, 9001)
+        b = np.full_like(a, np.nan)
+        tokens.run([a], [b], 3)
+        np.testing.assert_array_equal(b, 2 * a)
+
+
 @each_kind
 def test_padding_stays_zero_whatever_an_image_holds(rng, kind):
     plan, _ = large(kind, rng)
@@ -405,7 +479,9 @@ def perceptron(rng, kind, heights, sizes):
         weights.append((W.astype(float), bias, APPLIED[activation]))
     buffers = [*sizes[:-1], sizes[1]]
     last, b = len(heights) - 1, len(heights)
-    steps = [[Op.PACK, 0, 0], [Op.PRODUCT, 0, 0, 0, 1, -1, 0]]
+    steps = [[Op.PACK, 0, 0], [Op.ADD, 1, 0, -1, 0, 0]]
+    kept = rng.random() < 0.5  # whether the first buffer is but the input
+    steps = [*steps[: 1 if kept else 2], [Op.PRODUCT, 0, 0, 0, 1, -1, 0]]
     steps += [[Op.PRODUCT, 0, 0, 0, b, 0, 1]]  # f(W x + f(W x))
     steps += [[Op.ADD, 3, 1, 0, b, 1], [Op.UNPACK, 1, 0]]
     steps += [[Op.PRODUCT, i, i, 0, i + 1, -1, 0] for i in range(1, last)]
@@ -413,6 +489,7 @@ def perceptron(rng, kind, heights, sizes):
     outputs = [sizes[1], sizes[-1]]
 
     def exact(x, residual):
+        x = x if kept else np.maximum(x, 0)
         W, bias, f = weights[0]
         first = f(x @ W.T + bias)
         z = APPLIED["silu"](first + f(x @ W.T + bias + first))

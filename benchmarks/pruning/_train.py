@@ -80,6 +80,7 @@ class Recipe:
 RECIPES = {
     "mlp": Recipe("mlp", 9_400, 64, 2e-3, 200, 0.0, "sgd"),
     "resnet": Recipe("resnet", 4_700, 128, 0.2, 400, 5e-4, "sgd", (2,)),
+    "resnet-20": Recipe("resnet-20", 4_700, 128, 0.2, 400, 5e-4, "sgd", (3,)),
     "gpt": Recipe("gpt", 1_300, 32, 2e-3, 100, 0.1, "adamw", (4, 192, 6, CONTEXT)),
 }
 
@@ -88,16 +89,16 @@ def data(name: str) -> _data.Data:
     """Return what a network is trained and tested on."""
     if name == "mlp":
         return _data.mnist()
-    return _data.cifar10() if name == "resnet" else _data.shakespeare(CONTEXT)
+    return _data.shakespeare(CONTEXT) if name == "gpt" else _data.cifar10()
 
 
 def build(recipe: Recipe) -> nn.Module:
     """Return the network of a recipe with random weights."""
     if recipe.name == "mlp":
         return MLPNet()
-    if recipe.name == "resnet":
-        return ResNet(*recipe.size)
-    return GPT(data(recipe.name).n_classes, *recipe.size)
+    if recipe.name == "gpt":
+        return GPT(data(recipe.name).n_classes, *recipe.size)
+    return ResNet(*recipe.size)
 
 
 def trained(name: str, seed: int) -> nn.Module:
@@ -105,7 +106,7 @@ def trained(name: str, seed: int) -> nn.Module:
 
     Parameters
     ----------
-    name : {"mlp", "resnet", "gpt"}
+    name : str
         One of `RECIPES`.
     seed : int
         Of the initial weights and of the order of the examples.

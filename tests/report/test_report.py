@@ -366,7 +366,9 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path):
 
 
 def test_other_kinds_are_refused():
-    with pytest.raises(ValueError, match=r"kind must be one of \['bench', 'prune', 'select'\]"):
+    with pytest.raises(
+        ValueError, match=r"kind must be one of \['bench', 'prune', 'select'\]"
+    ):
         render(RunRecord(kind="dance", created=""))
 
 

@@ -7,9 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-
+import torch
 from torch import nn
 from torch.nn import functional as F
 

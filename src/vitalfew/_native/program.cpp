@@ -917,7 +917,7 @@ class TokenProgram {
   std::vector<size_t> before;       // features of the buffers before each
   std::vector<int64_t> lent;        // the input that a buffer is at one token, or -1
   std::vector<Step> steps;
-  size_t most_few = SIZE_MAX;
+  size_t most_few = 8;
   double work = 0;
   mutable Spare<Space> spare;
 };

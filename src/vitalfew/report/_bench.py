@@ -178,8 +178,7 @@ def _batch(run: dict[str, Any]) -> str:
 
 
 def _ms(seconds: Any) -> str:
-    found = read.number(seconds)
-    return f"{number(None if found is None else 1e3 * found)} ms"
+    return f"{number(_scaled(seconds, 1e3))} ms"
 
 
 # -- engines ---------------------------------------------------------------------------
@@ -273,7 +272,7 @@ def _layer_rows(layers: Sequence[dict[str, Any]]) -> list[LayerRow]:
     columns = aligned(before), aligned(after)
     rows = []
     for i, layer in enumerate(layers):
-        density = read.number(layer.get("density"))
+        density = _share(layer.get("density"))
         pattern = clipped(read.words(layer.get("pattern")), 40)
         shape = [read.whole(side) for side in read.items(layer.get("shape"))[:4]]
         sides = " × ".join(count(side) for side in shape)  # noqa: RUF001
@@ -291,6 +290,11 @@ def _layer_rows(layers: Sequence[dict[str, Any]]) -> list[LayerRow]:
             )
         )
     return rows
+
+
+def _share(value: Any) -> float | None:
+    found = read.number(value)
+    return None if found is None else min(1.0, max(0.0, found))
 
 
 def _summary(told: dict[str, Any]) -> str:
@@ -315,7 +319,8 @@ def _summary(told: dict[str, Any]) -> str:
 
 def _data(data: dict[str, Any]) -> list[Fact]:
     n, nonzero = read.whole(data.get("n_weights")), read.whole(data.get("n_nonzero"))
-    share = f" ({fixed(100 * nonzero / n, 2)}%)" if n and nonzero is not None else ""
+    known = n and nonzero is not None and nonzero <= n
+    share = f" ({fixed(100 * nonzero / n, 2)}%)" if known else ""
     return [
         Fact("Model", read.words(data.get("source"))),
         Fact("Class", read.words(data.get("model")), code=True),

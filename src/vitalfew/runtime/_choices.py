@@ -232,7 +232,8 @@ def _sparse(
     if layer.geometry is None:
         linear = SparseLinear(packed, threads=threads, precision=precision)
         return lambda: linear(x)
-    convolution = SparseConv2d(packed, **layer.geometry, threads=threads)
+    geometry: dict[str, Any] = dict(layer.geometry)
+    convolution = SparseConv2d(packed, **geometry, threads=threads)
     return lambda: convolution(x)
 
 

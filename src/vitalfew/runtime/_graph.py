@@ -128,7 +128,7 @@ def trace(
         ((args, dict(kwargs)), False),
     ):
         try:
-            return _export(model, *arguments, free)
+            return _export(model, arguments[0], arguments[1], free)
         except Exception as error:  # whatever export raises, the next may do
             failure = failure or error
     raise IncompatibleError(
@@ -339,7 +339,7 @@ def arguments(node: Node) -> dict[str, Any]:
     node : Node
         Of an `OpOverload`.
     """
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    schema = node.target._schema.arguments
     found = {a.name: a.default_value for a in schema if a.has_default_value()}
     names = [a.name for a in schema if not a.kwarg_only]
     found |= dict(zip(names, node.args, strict=False)) | node.kwargs

@@ -11,12 +11,13 @@ from torch.fx.passes.tools_common import legalize_graph
 
 from vitalfew.runtime._choices import Choice, Layer
 from vitalfew.runtime._graph import arguments, constant
+from vitalfew.runtime._linear import Activation
 from vitalfew.runtime._operator import SegmentModule
 from vitalfew.runtime._segments import Segment
 from vitalfew.runtime._steps import Add, Kind, Mean, Pool, Product, Step
 
 aten = torch.ops.aten
-ACTIVATIONS = {
+ACTIVATIONS: dict[Any, Activation] = {
     aten.relu.default: "relu",
     aten.gelu.default: "gelu",
     aten.silu.default: "silu",
@@ -273,6 +274,7 @@ def _lower(
         if node in done:
             continue
         last, to = node, len(inputs) + len(steps)
+        activation: Activation = "none"
         after = follower(node)
         if node in choices:
             residual = None
@@ -282,7 +284,6 @@ def _lower(
                 if other is not node and other in value:
                     residual, last = value[other], after
                     after = follower(last)
-            activation = "none"
             if after is not None and _is_activation(after):
                 activation, last = ACTIVATIONS[after.target], after
             choice = choices[node]
@@ -291,7 +292,6 @@ def _lower(
             geometry = choice.layer.geometry or {}
             steps.append(Product(len(matrices) - 1, source, to, residual, **geometry))
         elif _is_add(node):
-            activation = "none"
             if after is not None and _is_activation(after):
                 activation, last = ACTIVATIONS[after.target], after
             a, b = (value[n] for n in node.args)

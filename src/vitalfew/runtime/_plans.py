@@ -22,7 +22,17 @@ from vitalfew._native._program import (
     TokenProgram,
 )
 from vitalfew._native._program import Pool as PoolKind
-from vitalfew.runtime._steps import Add, Mean, Pair, Pool, Product, Size, reads, sizes
+from vitalfew.runtime._steps import (
+    Add,
+    Mean,
+    Pair,
+    Pool,
+    Product,
+    Size,
+    Step,
+    reads,
+    sizes,
+)
 
 if TYPE_CHECKING:
     from vitalfew.runtime._segments import Segment
@@ -383,7 +393,7 @@ class _Tokens:
         self.steps: list[list[int]] = []
 
     def program(self) -> TokenProgram:
-        segment, n = self.segment, len(self.segment.channels)
+        segment = self.segment
         for step in segment.steps:
             if isinstance(step, Product):
                 self.features.append(segment.matrices[step.matrix].n_out)
@@ -392,9 +402,7 @@ class _Tokens:
                 self.features.append(self.features[step.a])
         for i, step in enumerate(segment.steps):
             for value in reads(step):
-                direct = isinstance(step, Product) and self._direct(step)
-                apart = direct and value < n and value != step.source
-                if value not in self.at and not apart:
+                if value not in self.at and not self._apart(step, value):
                     self._pack(value)
             if isinstance(step, Product):
                 self._product(step)
@@ -425,6 +433,11 @@ class _Tokens:
         alone = self.segment.outputs.count(step.to) == 1 and self.last[step.to] < 0
         residual = step.residual
         return alone and (residual is None or residual < len(self.segment.channels))
+
+    def _apart(self, step: Step, value: int) -> bool:
+        """Say whether a step reads an input as a residual beside its output."""
+        residual = isinstance(step, Product) and value != step.source
+        return residual and value < len(self.segment.channels) and self._direct(step)
 
     def _buffer(self, value: int) -> int:
         size = self.features[value]

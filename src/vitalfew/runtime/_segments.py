@@ -102,10 +102,10 @@ class Segment:
                 if not len(x) or x[-1] != n or tuple(x[:-1]) != tuple(leading):
                     raise ValueError(f"inputs must have {n} features, got shape {x}")
             for step in self.steps:
-                product = isinstance(step, Product)
-                features.append(
-                    self.matrices[step.matrix].n_out if product else features[step.a]
-                )
+                if isinstance(step, Product):
+                    features.append(self.matrices[step.matrix].n_out)
+                else:
+                    features.append(features[reads(step)[0]])
             return [(*leading, features[o]) for o in self.outputs]
         for x, n in zip(inputs, self.channels, strict=True):
             if len(x) != 4 or x[1] != n or x[0] != inputs[0][0]:
