@@ -88,5 +88,6 @@ html_sidebars = {
         "prune_a_network",
         "prune_while_training",
         "prune_command",
+        "bench_command",
     )
 }

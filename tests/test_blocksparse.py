@@ -61,6 +61,20 @@ def normal(rng, *shape):
     return rng.standard_normal(shape).astype(np.float32)
 
 
+def halved(rng, n_out, n_in, height, density=0.5):
+    """Parts of a random matrix of bfloat16 of which pairs are stored, and itself."""
+    stored = rng.random((-(-n_out // height), -(-n_in // 2))) < density
+    W = np.zeros((len(stored) * height, 2 * stored.shape[1]), np.uint16)
+    W[:n_out, :n_in] = narrow(normal(rng, n_out, n_in))
+    W[~np.kron(stored, np.ones((height, 2), bool))] = 0
+    down, across = stored.shape
+    words = W.view(np.uint32).reshape(down, height, across).swapaxes(1, 2)
+    starts = np.concatenate(([0], np.cumsum(stored.sum(1)))).astype(np.int64)
+    i, j = np.nonzero(stored)
+    parts = starts, j.astype(np.int32), np.ascontiguousarray(words[i, j])
+    return parts, widen(W[:n_out, :n_in])
+
+
 def close(found, z, terms):
     """Within the error of sums of so many terms of about 1 in single precision."""
     scale = max(1.0, np.abs(z).max(initial=0))
@@ -118,19 +132,13 @@ def test_products_of_halves_are_exact_but_for_the_result(
     seed, kernel, height, n_out, half, n, activation, has, threads
 ):
     rng = np.random.default_rng(seed)
-    stored = rng.random((-(-n_out // height), half)) < 0.5
-    W = narrow(normal(rng, len(stored) * height, 2 * half))
-    W[~np.kron(stored, np.ones((height, 2), bool))] = 0
-    i, j = np.nonzero(stored)
-    words = W.view(np.uint32).reshape(len(stored), height, half).swapaxes(1, 2)
-    starts = np.concatenate(([0], np.cumsum(stored.sum(1)))).astype(np.int64)
-    parts = starts, j.astype(np.int32), np.ascontiguousarray(words[i, j])
+    parts, W = halved(rng, n_out, 2 * half, height)
     bias = normal(rng, n_out) if has[0] else None
     made, level = kernel
     A = made(*parts, n_out, 2 * half, bias, activation, level)
     x = narrow(normal(rng, n, 2 * half))
     residual = narrow(normal(rng, n, n_out)) if has[1] else None
-    z = widen(x).astype(float) @ widen(W[:n_out]).T.astype(float)
+    z = widen(x).astype(float) @ W.T.astype(float)
     z += 0 if bias is None else bias
     z += 0 if residual is None else widen(residual)
     z = ACTIVATIONS[activation](z)
@@ -138,6 +146,98 @@ def test_products_of_halves_are_exact_but_for_the_result(
     A.tokens(x, y, residual, threads)
     # half a unit in the last of 8 bits, and the error of the sum
     np.testing.assert_allclose(widen(y), z, rtol=2.0**-8, atol=1e-5 * (1 + half**0.5))
+
+
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(KERNELS),
+    st.sampled_from(HEIGHTS),
+    st.integers(0, 150),
+    st.integers(0, 150) | st.integers(250, 300),
+    st.integers(0, 9) | st.integers(0, 150),
+    st.sampled_from([0.0, 0.1, 0.6, 1.0]),
+    st.sampled_from(list(ACTIVATIONS)),
+    st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    st.integers(1, 3),
+)
+def test_products_of_halves_take_and_give_single_numbers(
+    seed, kernel, height, n_out, n_in, n, density, activation, has, threads
+):
+    """Tokens are rounded; neither residual nor result is."""
+    rng = np.random.default_rng(seed)
+    parts, W = halved(rng, n_out, n_in, height, density)
+    bias = normal(rng, n_out) if has[0] else None
+    made, level = kernel
+    A = made(*parts, n_out, n_in, bias, activation, level)
+    around = normal(rng, n + 1, n_in + 3)
+    x = around[1:, 2:-1]
+    y = normal(rng, n, n_out)
+    residual = (y if has[2] else normal(rng, n, n_out)) if has[1] else None
+    z = widen(narrow(x)).astype(float) @ W.T.astype(float)
+    z += 0 if bias is None else bias
+    z += 0 if residual is None else residual
+    A.tokens(x, y, residual, threads)
+    close(y, ACTIVATIONS[activation](z), n_in)
+
+
+@each_kernel
+@pytest.mark.parametrize("height", HEIGHTS)
+def test_single_numbers_meet_halves_in_any_number_of_tokens(rng, kernel, height):
+    """They are rounded as by the twin; beside what is written nothing changes."""
+    made, level = kernel
+    n_out, n_in = 37, 23
+    parts, W = halved(rng, n_out, n_in, height)
+    A = made(*parts, n_out, n_in, None, "none", level)
+    twin = _blocksparse_twins.BlockSparse(*parts, n_out, n_in)
+    for n in range(1, 41):
+        x = np.full((n + 2, n_in + 5), np.nan, np.float32)
+        tokens = x[1:-1, 3:-2]
+        tokens[...] = normal(rng, n, n_in)
+        # ties, and what is next to them
+        ties = normal(rng, n, n_in).view(np.uint32) & 0xFFFF0000 | 0x8000
+        ties += rng.integers(-1, 2, ties.shape).astype(np.uint32)
+        tokens[::2] = ties.view(np.float32)[::2]
+        y, z = np.full((n + 2, n_out + 6), 7.0, np.float32), np.zeros((n, n_out))
+        A.tokens(tokens, y[1:-1, 5:-1])
+        z = z.astype(np.float32)
+        twin.tokens(tokens, z)
+        close(y[1:-1, 5:-1], z, n_in)
+        exact = widen(narrow(tokens)).astype(float) @ W.T.astype(float)
+        close(y[1:-1, 5:-1], exact, n_in)
+        y[1:-1, 5:-1] = 7
+        assert np.all(y == 7)
+
+
+@each_kernel
+@pytest.mark.parametrize("n", [1, 3, 20])
+def test_single_numbers_become_the_nearest_halves(rng, kernel, n):
+    """Of two the even, and infinity and NaN where they belong."""
+    made, level = kernel
+    bits = rng.integers(0, 2**32, 3001, dtype=np.uint32)
+    bits[::3] &= 0xFFFF8000  # half of these lie in the middle
+    bits[:4] = 0x7F7FFFFF, 0x7F7F7FFF, 0x7F800001, 0xFFFFFFFF
+    bits[4:6] = 0x7F800000, 0xFF800000
+    bits[bits & 0x7F800000 == 0] = 0  # which processors may take for zero
+    numbers = bits.view(np.float32)
+    one = np.zeros((3002, 2), np.uint16)
+    i = np.arange(3001)
+    one[i, i % 2] = 0x3F80
+    words = one.view(np.uint32)[:3001]
+    parts = np.arange(3002), (i // 2).astype(np.int32), words
+    A = made(*parts, 3001, 3001, None, "none", level)
+    finite = numbers.copy()
+    finite[~np.isfinite(widen(narrow(numbers)))] = 3
+    found = np.zeros((n, 3001), np.float32)
+    A.tokens(np.tile(finite, (n, 1)), found)
+    np.testing.assert_array_equal(found, np.tile(widen(narrow(finite)), (n, 1)))
+    for k in range(6):
+        x, y = np.ones((n, 3001), np.float32), np.zeros((n, 3001), np.float32)
+        x[:, 10 + k] = numbers[k]
+        A.tokens(x, y)
+        np.testing.assert_array_equal(y[:, 10 + k], widen(narrow(numbers))[[k] * n])
+        # it meets a weight of zero in the row of the other column of its pair
+        others = np.delete(y, [10 + k, (10 + k) ^ 1], axis=1)
+        assert np.all(others == 1)
 
 
 def words_of(W, stored, height):
@@ -364,16 +464,20 @@ def test_halves_that_do_not_fit_are_refused(rng, kernel):
     A.tokens(x, y)
     odd = np.zeros((2, 7), np.uint16)
     with pytest.raises(ValueError, match="must"):
-        made(*parts, 3, 7, None, "none", level)
-    with pytest.raises(ValueError, match="must"):
         made(*parts, 3, 4, None, "none", level)
+    made(*parts, 3, 5, None, "none", level).tokens(x, y)
     for bad in (odd[:, :6], np.zeros(13, np.uint16)[1:].reshape(2, 6), x[:, :4].copy()):
         with pytest.raises(ValueError, match="must"):
             A.tokens(bad, y)
-    with pytest.raises((TypeError, ValueError)):
-        A.tokens(x.astype(np.float32), y.astype(np.float32))
-    with pytest.raises((TypeError, ValueError)):
-        A.tokens(x, y.astype(np.float32))
+    singles = x.astype(np.float32), y.astype(np.float32)
+    A.tokens(*singles)
+    mixed = [(x, singles[1]), (singles[0], y), (x, y, singles[1]), (*singles, y)]
+    for arguments in mixed:
+        with pytest.raises(TypeError):
+            A.tokens(*arguments)
+    for bad in (np.zeros((2, 5), np.float32), np.zeros((2, 8), np.float32)):
+        with pytest.raises(ValueError, match="must"):
+            A.tokens(bad, singles[1])
     with pytest.raises((TypeError, ValueError)):
         A.features(x.T.astype(np.float32), y.T.astype(np.float32))
 
@@ -714,6 +818,8 @@ def test_large_products_on_many_threads_from_many_threads(rng, level):
     words, whole = random_bytes(rng, 700, 300, 8)
     rows = np.ones(700, np.float32)
     B = _blocksparse.BlockSparse(*words, 700, 300, level=level, scales=rows)
+    pairs, rounded = halved(rng, 700, 300, 8)
+    C = _blocksparse.BlockSparse(*pairs, 700, 300, level=level)
     sizes = [1, 3, 16, 100, 130, 17, 8, 64] * 2
 
     def work(n):
@@ -727,6 +833,9 @@ def test_large_products_on_many_threads_from_many_threads(rng, level):
         for _ in range(5):
             B.tokens(numbers, z, threads=4)
         np.testing.assert_array_equal(z, numbers @ whole.T)
+        for _ in range(5):
+            C.tokens(x, z, threads=4)
+        close(z, widen(narrow(x)).astype(float) @ rounded.T.astype(float), 300)
         return np.abs(y - x.astype(float) @ W.T.astype(float)).max()
 
     with ThreadPoolExecutor(4) as pool:
@@ -782,16 +891,17 @@ def test_a_hundred_thousand_calls_leave_nothing(rng):
     kinds = [
         ((*single, 16, 64), x, y),
         ((*words, 16, 128), *halves),
+        ((*words, 16, 128), normal(rng, 40, 128), y),
         ((*words, 16, 64, None, "gelu", None, rows), x, y),
     ]
 
     def calls(count):
         for i in range(count // 56):
-            made, tokens, out = kinds[i % 3]
+            made, tokens, out = kinds[i % 4]
             A = _blocksparse.BlockSparse(*made)
             for n in (0, 1, 3, 8, 20) * 10 + (40,):
                 A.tokens(tokens[:n], out[:n])
-            for _ in range(9 * (i % 3 == 0)):
+            for _ in range(9 * (i % 4 == 0)):
                 A.images(images, done, kernel=(2, 2))
             with pytest.raises(ValueError, match="must"):
                 A.tokens(tokens, out[:3])

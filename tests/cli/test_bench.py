@@ -114,7 +114,9 @@ def stand_in(seconds=1e-3, off=0.0, seen=None):
         wrong = logits + off * logits.abs().max()
 
         def call():
-            time.sleep(seconds)
+            until = time.process_time() + seconds
+            while time.process_time() < until:
+                pass
             return [wrong.numpy()]
 
         return call
@@ -160,7 +162,7 @@ def test_torch_beside_our_own(models, tmp_path):
         assert list(by_name) == ["torch", "vitalfew"]
         assert by_name["torch"]["difference"] == 0
         assert 0 <= by_name["vitalfew"]["difference"] < 1e-4
-        ratio = by_name["torch"]["latency"] / by_name["vitalfew"]["latency"]
+        ratio = by_name["torch"]["cpu"] / by_name["vitalfew"]["cpu"]
         assert by_name["vitalfew"]["over_torch"] == ratio
         assert by_name["vitalfew"]["over_dense"] == ratio
         assert found["rounds"] == 2
@@ -177,21 +179,24 @@ def test_torch_beside_our_own(models, tmp_path):
     assert {"vitalfew", "torch", "transformers"} <= set(record.versions)
 
 
-def test_ratios_are_against_the_quickest_dense_engine(models, tmp_path, engines):
+@pytest.mark.parametrize(("threads", "by"), [(1, "cpu"), (2, "latency")])
+def test_ratios_are_against_the_quickest_dense_engine(
+    models, tmp_path, engines, threads, by
+):
     engines["openvino"] = stand_in(2e-4)
     engines["openvino bfloat16"] = stand_in(1e-4)
     engines["torch"] = stand_in(8e-3)
-    record, _ = benched(models / "gpt2", tmp_path)
+    record, _ = benched(models / "gpt2", tmp_path, "--threads", threads)
     (found,) = record.results["runs"]
     by_name = {e["engine"]: e for e in found["engines"]}
-    latency = {name: e["latency"] for name, e in by_name.items()}
+    times = {name: e[by] for name, e in by_name.items()}
     for name, e in by_name.items():
-        assert e["over_torch"] == latency["torch"] / latency[name]
+        assert e["over_torch"] == times["torch"] / times[name]
     # an engine of less precision is no rival of one of more
-    own = by_name["vitalfew"]
-    assert own["over_dense"] == latency["openvino"] / latency["vitalfew"]
-    own = by_name["vitalfew int8"]
-    assert own["over_dense"] == latency["openvino bfloat16"] / latency["vitalfew int8"]
+    single = min(times["torch"], times["openvino"])
+    assert by_name["vitalfew"]["over_dense"] == single / times["vitalfew"]
+    dense = min(single, times["openvino bfloat16"])
+    assert by_name["vitalfew int8"]["over_dense"] == dense / times["vitalfew int8"]
 
 
 def test_differences_and_what_is_not_installed_are_told(models, tmp_path, engines):
@@ -291,9 +296,9 @@ def compiled(models, tmp_path_factory):
     ids = torch.arange(10).reshape(2, 5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        runtime.compile(read(models / "pruned"), {"input_ids": ids}).save(
-            folder / "words"
-        )
+        model = read(models / "pruned")
+        model.config.use_cache = False
+        runtime.compile(model, {"input_ids": ids}).save(folder / "words")
         net = torch.nn.Sequential(
             torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU()
         ).eval()

@@ -78,10 +78,21 @@ def test_tokens_of_bfloat16(rng, block, n_in):
             z = widen(x).astype(float) @ W.T.astype(float) + widen(residual)
             y = widen(layer(x, residual))
             np.testing.assert_allclose(y, z, rtol=2.0**-8, atol=1e-4)
+            wide = np.zeros((*shape, 50), np.float32)
+            assert layer(widen(x), widen(residual), out=wide) is wide
+            np.testing.assert_allclose(wide, z, atol=1e-4)
+            for mixed in (
+                {"x": x, "residual": widen(residual)},
+                {"x": widen(x), "residual": residual},
+                {"x": x, "out": wide},
+                {"x": widen(x), "out": narrow(wide)},
+            ):
+                with pytest.raises(ValueError, match="must be"):
+                    layer(**mixed)
     with pytest.raises(ValueError, match="precision"):
         layer.features(x.T)
-    with pytest.raises(ValueError, match="must"):
-        layer(widen(x))
+    with pytest.raises(ValueError, match="uint16 or float32"):
+        layer(widen(x).astype(float))
     with pytest.raises(ValueError, match="precision"):
         SparseLinear(W, precision="float16")
 

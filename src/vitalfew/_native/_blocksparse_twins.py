@@ -133,8 +133,10 @@ class BlockSparse:
     values : float32 or uint32 array of shape (n, height)
         Weights of each entry; those of rows that the matrix has not are not used. Words
         of 32 bits are pairs of bfloat16 for two columns, the even one in the lower
-        half; `columns` then number pairs, and all that the matrix meets is of bfloat16,
-        as uint16. Sums are of single precision. With `scales`, words are four signed
+        half; `columns` then number pairs, of which the last may go beyond n_in with
+        weights that are zero. Tokens, residual and results are all of bfloat16, as
+        uint16, or all of float32: tokens are then rounded as by `narrow`, and results
+        are not. Sums are of single precision. With `scales`, words are four signed
         bytes for four columns, the first in the lowest; `columns` then number quads, of
         which the last may go beyond n_in.
     n_out, n_in : int
@@ -179,7 +181,6 @@ class BlockSparse:
         words = values.dtype == np.uint32
         self._width = width = 1 if not words else 2 if scales is None else 4
         _require(words or scales is None, "scales must be those of words")
-        _require(width != 2 or n_in % 2 == 0, "n_in must be even for pairs of columns")
         _require(width != 4 or n_in <= 65792, "n_in must be at most 65792 for bytes")
         _require(
             scales is None or len(scales) == n_out,
@@ -232,7 +233,8 @@ class BlockSparse:
             data = data.astype("<u4")[:, None].view(np.int8).ravel().astype(np.int32)
         at = (width * at[:, None] + np.arange(width)).ravel()
         shape = n_out, -(-n_in // width) * width
-        self._matrix = csr_array((data, at, width * indptr), shape=shape)[:, :n_in]
+        self._matrix = csr_array((data, at, width * indptr), shape=shape)
+        self._shape = n_out, n_in
         self._scales = None if scales is None else scales[:, None].copy()
         self._bias = np.zeros(n_out, np.float32) if bias is None else bias.copy()
         self._activation = _ACTIVATIONS[activation]
@@ -264,7 +266,8 @@ class BlockSparse:
         ----------
         x : float32 or uint16 array of shape (tokens, n_in)
             Lines lie in one piece each, in any order of addresses that rises; those of
-            bfloat16 begin at addresses that 4 divides.
+            bfloat16 begin at addresses that 4 divides, and where n_in is odd they have
+            one number more, which is zero.
         y : float32 or uint16 array of shape (tokens, n_out)
             What is written; it may not lie where `x` does.
         residual : float32 or uint16 array of shape (tokens, n_out), optional
@@ -273,13 +276,15 @@ class BlockSparse:
             How many are used at most.
         """
         del threads
-        n_out, n_in = self._matrix.shape
+        n_out, n_in = self._shape
+        halves = self._width == 2 and x.dtype == np.uint16
+        n_in = self._matrix.shape[1] if halves else n_in
         _require(
             x.ndim == y.ndim == 2 and x.shape == (len(y), n_in) and y.shape[1] == n_out,
             "x and y must have shapes (tokens, n_in) and (tokens, n_out)",
         )
-        self._check(x, y, residual, np.uint16 if self._width == 2 else np.float32)
-        if self._width != 2:
+        self._check(x, y, residual, np.uint16 if halves else np.float32)
+        if not halves:
             y[...] = self._apply(x.T, None if residual is None else residual.T).T
             return
         whole = not x.size or (x.strides[0] % 4 == 0 and x.ctypes.data % 4 == 0)
@@ -304,7 +309,7 @@ class BlockSparse:
             How many are used at most.
         """
         del threads
-        n_out, n_in = self._matrix.shape
+        n_out, n_in = self._shape
         _require(
             x.ndim == y.ndim == 2 and len(x) == n_in and y.shape == (n_out, x.shape[1]),
             "x and y must have shapes (n_in, tokens) and (n_out, tokens)",
@@ -341,7 +346,7 @@ class BlockSparse:
             How many are used at most.
         """
         del threads
-        n_out, n_in = self._matrix.shape
+        n_out, n_in = self._shape
         _require(x.ndim == y.ndim == 4, "x and y must have four dimensions")
         for pair, least in ((kernel, 1), (stride, 1), (padding, 0), (dilation, 1)):
             _require(
@@ -388,6 +393,11 @@ class BlockSparse:
             return np.asarray(self._activation(y))
 
     def _product(self, x: Real) -> Real:
+        beyond = self._matrix.shape[1] - len(x)
+        if beyond:
+            x = np.pad(x, ((0, beyond), (0, 0)))
+        if self._width == 2:
+            x = widen(narrow(x))
         if self._scales is None:
             return np.asarray(self._matrix @ x)
         scales, inverses = byte_scales(np.abs(x).max(0, initial=0))
@@ -402,10 +412,6 @@ class BlockSparse:
     def _check(
         self, x: Real, y: Real, residual: Real | None, kind: type = np.float32
     ) -> None:
-        _require(
-            (self._width == 2) == (kind is np.uint16),
-            "x and y must be of the kind of the weights",
-        )
         for a in (x, y) if residual is None else (x, y, residual):
             if a.dtype != kind:
                 raise TypeError("incompatible function arguments")

@@ -157,12 +157,13 @@ class BlockSparse : public SparseMatrix {
   template <typename Number>
   void tokens(Input<Number> x, Output<Number> y, Residual<Number> residual,
               size_t threads) const {
-    require_kind<Number>();
-    require(x.ndim() == 2 && y.ndim() == 2 && x.shape(1) == columns_in && y.shape(1) == w.n_out &&
+    const ptrdiff_t words = sizeof(float) / sizeof(Number);
+    require(words == 1 || kind == Kind::pair, "x and y must be of the kind of the weights");
+    const size_t columns = words == 1 ? columns_in : 2 * w.n_in;
+    require(x.ndim() == 2 && y.ndim() == 2 && x.shape(1) == columns && y.shape(1) == w.n_out &&
                 x.shape(0) == y.shape(0),
             "x and y must have shapes (tokens, n_in) and (tokens, n_out)");
     check(x, y, residual);
-    const ptrdiff_t words = sizeof(float) / sizeof(Number);
     require(words == 1 || !x.size() ||
                 (x.stride(0) % words == 0 &&
                  reinterpret_cast<uintptr_t>(x.data()) % sizeof(float) == 0),
@@ -210,12 +211,6 @@ class BlockSparse : public SparseMatrix {
 
  private:
   template <typename Number>
-  void require_kind() const {
-    require((kind == Kind::pair) == std::is_same_v<Number, uint16_t>,
-            "x and y must be of the kind of the weights");
-  }
-
-  template <typename Number>
   void check(const Input<Number> &x, const Output<Number> &y,
              const Residual<Number> &residual) const {
     require_lines(x, "the last dimension of x must lie in one piece");
@@ -245,6 +240,7 @@ class BlockSparse : public SparseMatrix {
     if (!positions || !w.n_out) return;
     nb::gil_scoped_release release;
     const bool by_tokens = order == Order::tokens, bytes = kind == Kind::quad;
+    const bool rounds = kind != Kind::single && std::is_same_v<Number, float>;
     const ptrdiff_t ldy = y.stride(0), ldr = residual ? residual->stride(0) : 0;
     Panel<Number> panel{};
     panel.at = columns.data();
@@ -253,7 +249,7 @@ class BlockSparse : public SparseMatrix {
     panel.ldr = ldr;
     threads = sensible(threads, positions);
     const bool few = positions <= level.few[log_height];
-    if (positions == 1 && few && !bytes && (by_tokens || ldx == 1 || w.n_in == 1)) {
+    if (positions == 1 && few && !rounds && (by_tokens || ldx == 1 || w.n_in == 1)) {
       panel.x = x;
       panel.ld = 1;
       panel.positions = 1;
@@ -263,7 +259,7 @@ class BlockSparse : public SparseMatrix {
       multiply(panel, threads);
       return;
     }
-    const size_t least = positions > 4 ? 8 : bytes && positions == 1 ? 1 : 4;
+    const size_t least = positions > 4 ? 8 : rounds && positions == 1 ? 1 : 4;
     const size_t width = few ? std::min(least, level.lanes)
                              : panel_vectors(positions) * level.lanes;
     const size_t panels = (positions + width - 1) / width;
@@ -288,7 +284,8 @@ class BlockSparse : public SparseMatrix {
                         inverses + from);
         });
       Pool::run(threads, [&](size_t part) {
-        pack(x, ldx, by_tokens, inverses, positions, first, now, width, packed, part, threads);
+        pack(x, ldx, by_tokens, rounds, inverses, positions, first, now, width, packed, part,
+             threads);
       });
       Pool::run(threads, [&](size_t part) {
         const auto [low, high] = share(part, threads);
@@ -316,14 +313,17 @@ class BlockSparse : public SparseMatrix {
   }
 
   void slices(const Panel<float> &p, size_t low, size_t high) const {
-    (kind == Kind::quad ? level.slices_bytes : level.slices)(w, p, low, high);
+    const auto loops = kind == Kind::single ? level.slices
+                       : kind == Kind::pair ? level.slices_mixed
+                                            : level.slices_bytes;
+    loops(w, p, low, high);
   }
   void slices(const Panel<uint16_t> &p, size_t low, size_t high) const {
     level.slices_half(w, p, low, high);
   }
 
   // The part of a thread in copying panels [first, first + count).
-  void pack(const float *x, ptrdiff_t ldx, bool by_tokens, const float *inverses,
+  void pack(const float *x, ptrdiff_t ldx, bool by_tokens, bool rounds, const float *inverses,
             size_t positions, size_t first, size_t count, size_t width, float *packed,
             size_t part, size_t parts) const {
     const size_t strips = (w.n_in + STRIP - 1) / STRIP, all = strips * count;
@@ -331,7 +331,9 @@ class BlockSparse : public SparseMatrix {
       const size_t from = (first + i / strips) * width, k = i % strips * STRIP;
       const size_t last = std::min(k + STRIP, w.n_in), there = std::min(width, positions - from);
       float *to = packed + i / strips * w.n_in * width;
-      if (kind == Kind::quad)
+      if (rounds && kind == Kind::pair)
+        level.pack_halves(x + ptrdiff_t(from) * ldx, ldx, there, columns_in, k, last, to, width);
+      else if (rounds)
         level.pack_bytes(x + ptrdiff_t(from) * ldx, ldx, there, columns_in,
                          inverses + i / strips * width, k, last, to, width);
       else if (by_tokens)
@@ -419,7 +421,7 @@ nb::dict arrays_of(const SparseMatrix &m) {
   return found;
 }
 
-// Weights of one kind, and the numbers that meet them.
+// Weights of one kind, and numbers of one.
 template <typename Weight, typename Number>
 void bind_kind(nb::class_<BlockSparse, SparseMatrix> &type) {
   type.def(nb::init<Vector<int64_t>, Vector<int32_t>, Matrix<Weight>, size_t, size_t,

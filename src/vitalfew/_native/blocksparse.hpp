@@ -6,6 +6,8 @@
 //
 // Numbers are of single precision, or bfloat16: then entries are pairs of columns that
 // follow one another, held as the words of 32 bits that they are, and sums are single.
+// Tokens and results are of bfloat16 too, or both of single precision: then tokens are
+// rounded to bfloat16 while they are packed, and nothing else is.
 // Or they are signed bytes with a scale for each row, and entries are quads of columns.
 // Tokens are then rounded to bytes with a scale each while they are packed, and sums are
 // whole numbers until they are finished.
@@ -77,6 +79,7 @@ struct Level {
   bool (*present)();
   void (*slices)(const Weights &, const Panel<float> &, size_t first, size_t last);
   void (*slices_half)(const Weights &, const Panel<uint16_t> &, size_t first, size_t last);
+  void (*slices_mixed)(const Weights &, const Panel<float> &, size_t first, size_t last);
   void (*slices_bytes)(const Weights &, const Panel<float> &, size_t first, size_t last);
   // Features [first, last) of tokens, or of features, that lie `ldx` behind one another, into
   // a panel; positions that are not there become zero.
@@ -84,6 +87,9 @@ struct Level {
                       size_t last, float *panel, size_t width);
   void (*pack_features)(const float *x, ptrdiff_t ldx, size_t positions, size_t first,
                         size_t last, float *panel, size_t width);
+  // Words [first, last) of tokens of n_in features that are rounded to bfloat16.
+  void (*pack_halves)(const float *x, ptrdiff_t ldx, size_t tokens, size_t n_in, size_t first,
+                      size_t last, float *panel, size_t width);
   // The scales of tokens, and their inverses.
   void (*measure)(const float *x, ptrdiff_t ldx, size_t tokens, size_t n_in, float *scales,
                   float *inverses);

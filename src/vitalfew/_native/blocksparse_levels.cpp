@@ -97,6 +97,10 @@ using Widened = Anywhere;
                                      size_t width) {                                          \
       blocksparse::pack_features<L>(x, ldx, tokens, first, last, panel, width);               \
     }                                                                                         \
+    TARGET static void pack_halves(const float *x, ptrdiff_t ldx, size_t tokens, size_t n_in, \
+                                   size_t first, size_t last, float *panel, size_t width) {   \
+      blocksparse::pack_tokens<L>(Halved{x, ldx, n_in}, tokens, first, last, panel, width);   \
+    }                                                                                         \
     TARGET static void measure(const float *x, ptrdiff_t ldx, size_t tokens, size_t n_in,     \
                                float *scales, float *inverses) {                              \
       blocksparse::measure<L>(x, ldx, tokens, n_in, scales, inverses);                        \
@@ -118,8 +122,9 @@ using Widened = Anywhere;
   };
 // Each kind of number has the instructions that suit it; the rest is the same.
 #define LOOPS(NAME, PAIRS, QUADS)                                                             \
-  NAME::slices<Single>, PAIRS::slices<Pair>, QUADS::slices<Quad>, NAME::pack_tokens,          \
-      NAME::pack_features, NAME::measure, NAME::pack_bytes, NAME::unpack_tokens, NAME::add
+  NAME::slices<Single>, PAIRS::slices<Pair>, PAIRS::slices<MixedPair>, QUADS::slices<Quad>,   \
+      NAME::pack_tokens, NAME::pack_features, NAME::pack_halves, NAME::measure,               \
+      NAME::pack_bytes, NAME::unpack_tokens, NAME::add
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define FOR_AVX2 __attribute__((target("avx2,fma")))

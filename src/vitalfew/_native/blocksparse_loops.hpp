@@ -229,6 +229,10 @@ struct Pair : Words {
   }
 };
 
+struct MixedPair : Pair {
+  using Number = float;
+};
+
 struct Quad : Words {
   using Number = float;
   template <int L>
@@ -720,8 +724,31 @@ UNROLL(16)
   }
 };
 
-// The same of tokens that are rounded to bytes. What lies behind n_in becomes zero, though
+// The same of tokens that are rounded to bfloat16. What lies behind n_in becomes zero, though
 // it meets only weights that are zero.
+struct Halved {
+  const float *x;
+  ptrdiff_t ldx;
+  size_t n_in;
+
+  template <int L>
+  INLINE void strip(size_t t, size_t k, size_t wide, float *words) const {
+    const float *from = x + ptrdiff_t(t) * ldx + 2 * k;
+    uint16_t *to = reinterpret_cast<uint16_t *>(words);
+    const size_t there = std::min(2 * wide, n_in - 2 * k);
+    size_t i = 0;
+    for (; i + L <= there; i += L) write<L>(to + i, load<L>(from + i));
+    if (i < there) {
+      float rest[L] = {};
+      uint16_t done[L];
+      std::memcpy(rest, from + i, (there - i) * sizeof(float));
+      write<L>(done, load<L>(rest));
+      std::memcpy(to + i, done, (2 * wide - i) * sizeof(uint16_t));
+    }
+  }
+};
+
+// Likewise of tokens that are rounded to bytes.
 struct Rounded {
   const float *x;
   ptrdiff_t ldx;

@@ -92,7 +92,6 @@ class SparseMatrix {
       : level(level_of(level_name)) {
     kind = std::is_same_v<Number, float> ? Kind::single : scales_ ? Kind::quad : Kind::pair;
     require(kind != Kind::single || !scales_, "scales must be those of words");
-    require(kind != Kind::pair || n_in % 2 == 0, "n_in must be even for pairs of columns");
     // sums of products of bytes, which are at most 128 * 255, stay below 2^31
     require(kind != Kind::quad || n_in <= MOST_OF_BYTES, "n_in must be at most 65792 for bytes");
     require(!scales_ || scales_->shape(0) == n_out, "scales must have an entry for each row");

@@ -66,8 +66,8 @@ def _busy(done: Measured) -> list[str]:
     if done.asked.threads > 1 or min(shares) > LEAST_SHARE:
         return []
     return [
-        f"the machine was busy: an engine had {min(shares):.0%} of a core at best, and "
-        "ratios of latencies are rough; processor time is in the report"
+        f"the machine was busy: an engine had {min(shares):.0%} of a core at best; "
+        "ratios are by processor time, which is in the report"
     ]
 
 
@@ -175,7 +175,7 @@ def print_tables(record: RunRecord) -> None:
     )
     console.print(
         _text(
-            f"least latency of {run['rounds']} rounds, {run['threads']} "
+            f"ms: least latency of {run['rounds']} rounds, {run['threads']} "
             f"thread{'' if run['threads'] == 1 else 's'}; random inputs, seed "
             f"{record.settings['seed']}: {given}"
         )
@@ -183,8 +183,9 @@ def print_tables(record: RunRecord) -> None:
     console.print(
         _text(
             "x torch, x dense: times as fast as torch, and as the quickest dense "
-            "engine of the same precision or a higher one; differs: largest "
-            "difference from torch's results over their largest"
+            "engine of the same precision or a higher one, by "
+            f"{'processor time' if run['threads'] == 1 else 'latency'}; differs: "
+            "largest difference from torch's results over their largest"
         )
     )
 

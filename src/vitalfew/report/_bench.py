@@ -319,8 +319,9 @@ def _summary(told: dict[str, Any]) -> str:
 
 def _data(data: dict[str, Any]) -> list[Fact]:
     n, nonzero = read.whole(data.get("n_weights")), read.whole(data.get("n_nonzero"))
-    known = n and nonzero is not None and nonzero <= n
-    share = f" ({fixed(100 * nonzero / n, 2)}%)" if known else ""
+    share = ""
+    if n and nonzero is not None and nonzero <= n:
+        share = f" ({fixed(100 * nonzero / n, 2)}%)"
     return [
         Fact("Model", read.words(data.get("source"))),
         Fact("Class", read.words(data.get("model")), code=True),

@@ -5,13 +5,14 @@ network of torch, and `load` reads one that was compiled; torch is imported with
 `Latency` is what layers cost in time, for allocations of `vitalfew.pruning`.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vitalfew.runtime._latency import Latency
 from vitalfew.runtime._linear import SparseConv2d, SparseLinear
 
 if TYPE_CHECKING:
-    from vitalfew.runtime._bench import BenchReport, bench
+    from vitalfew.runtime._bench import BenchReport, EngineTimes, bench
     from vitalfew.runtime._files import load
     from vitalfew.runtime._model import CompiledModel, Explanation, LayerChoice, compile
     from vitalfew.runtime._semi_structured import to_semi_structured
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BenchReport",
     "CompiledModel",
+    "EngineTimes",
     "Explanation",
     "Latency",
     "LayerChoice",
@@ -31,21 +33,17 @@ __all__ = [
 ]
 
 
+_LAZY = {
+    **dict.fromkeys(("BenchReport", "EngineTimes", "bench"), "_bench"),
+    **dict.fromkeys(
+        ("CompiledModel", "Explanation", "LayerChoice", "compile"), "_model"
+    ),
+    "load": "_files",
+    "to_semi_structured": "_semi_structured",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("BenchReport", "bench"):
-        from vitalfew.runtime import _bench
-
-        return getattr(_bench, name)
-    if name == "load":
-        from vitalfew.runtime import _files
-
-        return _files.load
-    if name == "to_semi_structured":
-        from vitalfew.runtime import _semi_structured
-
-        return _semi_structured.to_semi_structured
-    if name in __all__:
-        from vitalfew.runtime import _model
-
-        return getattr(_model, name)
+    if name in _LAZY:
+        return getattr(import_module(f"vitalfew.runtime.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

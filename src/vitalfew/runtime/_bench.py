@@ -33,6 +33,7 @@ __all__ = ["ENGINES", "BenchReport", "EngineTimes", "bench"]
 
 INSTALL = "pip install 'vitalfew[bench]'"
 INSTALLED = ("onnx", "onnxruntime", "onnxscript", "openvino")  # by that line
+TALKATIVE = ("onnx_ir", "onnxscript", "openvino", "torch.onnx")
 TURN = 5e-3  # seconds that a turn of an engine takes at least
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # for terminals
 LONGEST = 300  # characters of what an engine says when it fails
@@ -130,6 +131,9 @@ class BenchReport:
     def over_torch(self, engine: str) -> float | None:
         """Return how many times as fast as torch an engine is.
 
+        By the clock, or for one thread by the time of the processor, which other
+        programs do not lengthen.
+
         Parameters
         ----------
         engine : str
@@ -140,11 +144,13 @@ class BenchReport:
         float or None
             None where torch in single precision did not run.
         """
-        found = [t.latency for t in self.times if t.engine == "torch"]
-        return found[0] / self.of(engine).latency if found else None
+        found = [self._seconds(t) for t in self.times if t.engine == "torch"]
+        return found[0] / self._seconds(self.of(engine)) if found else None
 
     def over_dense(self, engine: str) -> float | None:
         """Return how many times as fast as the quickest dense engine an engine is.
+
+        Measured as by `over_torch`.
 
         Parameters
         ----------
@@ -160,11 +166,15 @@ class BenchReport:
         own = self.of(engine)
         rank = PRECISIONS.index(own.precision)
         found = [
-            t.latency
+            self._seconds(t)
             for t in self.times
             if t.dense and PRECISIONS.index(t.precision) <= rank
         ]
-        return min(found) / own.latency if found else None
+        return min(found) / self._seconds(own) if found else None
+
+    def _seconds(self, times: EngineTimes) -> float:
+        """Return what engines are compared by."""
+        return times.cpu if self.threads == 1 else times.latency
 
     def __str__(self) -> str:
         head = f"{'engine':<20}{'ms':>10}{'median':>10}{'cpu ms':>10}{'a second':>11}"
@@ -347,15 +357,17 @@ def _given(model: Any, args: Any, kwargs: Any) -> list[tuple[str, torch.Tensor]]
 @contextmanager
 def _hushed() -> Iterator[None]:
     """Keep to themselves what exporters tell of their own doing."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _prepared(

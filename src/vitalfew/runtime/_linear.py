@@ -57,14 +57,13 @@ class _Sparse:
     ) -> None:
         self.n_out, self.n_in = shape
         self.activation, self.threads, self.precision = activation, threads, precision
-        self._dtype = np.dtype(np.uint16 if precision == "bfloat16" else np.float32)
-        width = self.n_in + self.n_in % 2 * (precision == "bfloat16")
+        self._dtypes = (_HALF, _SINGLE) if precision == "bfloat16" else (_SINGLE,)
         self._matrix = BlockSparse(
             arrays["starts"],
             arrays["columns"],
             arrays["values"],
             self.n_out,
-            width,
+            self.n_in,
             arrays.get("bias"),
             activation,
             **{} if arrays.get("scales") is None else {"scales": arrays["scales"]},
@@ -116,7 +115,9 @@ class SparseLinear(_Sparse):
         Of weights, tokens and results. Numbers of bfloat16 are given as uint16; sums
         and bias are of single precision, and the processor may take numbers below 1e-38
         for zero. Columns are then stored by twos: blocks of an even number of them,
-        such as (16, 2), waste nothing.
+        such as (16, 2), waste nothing. Tokens may also be of float32, and are then
+        rounded to bfloat16. Residual, `out` and the result are of float32 with them,
+        and are not rounded.
 
         With "int8" what is given and returned is of float32. Each row of weights and
         each token is rounded to whole multiples of a 127th of its largest magnitude,
@@ -203,7 +204,7 @@ class SparseLinear(_Sparse):
         Parameters
         ----------
         x : array of shape (..., n_in)
-            Tokens of the layer's precision.
+            Tokens of the layer's precision, or of float32.
         residual : array of shape (..., n_out), optional
             What is added before the activation.
         out : array of shape (..., n_out), optional
@@ -216,19 +217,19 @@ class SparseLinear(_Sparse):
         array of shape (..., n_out)
             `out`, if it was given.
         """
-        x = _array("x", x, self._dtype)
+        x = _array("x", x, self._dtypes)
         if not x.ndim or x.shape[-1] != self.n_in:
             raise ValueError(f"x must have shape (..., {self.n_in}), got {x.shape}")
         shape = (*x.shape[:-1], self.n_out)
-        y = _result(out, shape, self._dtype)
+        y = _result(out, shape, x.dtype)
         n = prod(shape[:-1])
         lines = _lines(x.reshape(n, self.n_in))
-        if self._dtype == np.uint16:
+        if x.dtype == _HALF:
             lines = _words(lines)
         self._matrix.tokens(
             lines,
             y if y.ndim == 2 else _view(y, (n, self.n_out)),
-            _residual(residual, shape, (n, self.n_out), self._dtype),
+            _residual(residual, shape, (n, self.n_out), x.dtype),
             self._n_threads(threads),
         )
         return y
@@ -390,7 +391,7 @@ class SparseConv2d(_Sparse):
         return y
 
 
-_SINGLE = np.dtype(np.float32)
+_SINGLE, _HALF = np.dtype(np.float32), np.dtype(np.uint16)
 
 
 def _check_precision(precision: str) -> None:
@@ -400,15 +401,18 @@ def _check_precision(precision: str) -> None:
         )
 
 
-def _array(name: str, array: Any, dtype: np.dtype[Any] = _SINGLE) -> Floats:
+def _array(
+    name: str, array: Any, dtypes: tuple[np.dtype[Any], ...] = (_SINGLE,)
+) -> Floats:
     """Return an array as NumPy's, without a copy if it can be had so."""
-    if type(array) is np.ndarray and array.dtype == dtype:
+    if type(array) is np.ndarray and array.dtype in dtypes:
         return array
     if not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__"):
         array = np.from_dlpack(array)
     array = np.asarray(array)
-    if array.dtype != dtype:
-        raise ValueError(f"{name} must be of {dtype}, got {array.dtype}")
+    if array.dtype not in dtypes:
+        wanted = " or ".join(map(str, dtypes))
+        raise ValueError(f"{name} must be of {wanted}, got {array.dtype}")
     found: Floats = array
     return found
 
@@ -467,7 +471,7 @@ def _residual(
 ) -> Floats | None:
     if residual is None:
         return None
-    residual = _array("residual", residual, dtype)
+    residual = _array("residual", residual, (dtype,))
     if residual.shape != shape:
         raise ValueError(f"residual must have shape {shape}, got {residual.shape}")
     return _lines(residual.reshape(flat))
