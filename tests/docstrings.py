@@ -16,6 +16,7 @@ import vitalfew
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
+    "attribution",
     "bounds",
     "contracts",
     "datasets",
