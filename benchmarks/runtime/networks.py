@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -265,12 +266,10 @@ def work(model: nn.Module, x: Tensor) -> tuple[float, float]:
     model(x)
     for hook in hooks:
         hook.remove()
-    kept = [int(layer.module.weight.count_nonzero()) for layer in layers]
-    whole = [layer.module.weight.numel() for layer in layers]
-    times = [calls.get(layer.name, 0) for layer in layers]
-    return sum(kept) / sum(whole), math.sumprod(kept, times) / math.sumprod(
-        whole, times
-    )
+    kept = np.array([int(layer.module.weight.count_nonzero()) for layer in layers])
+    whole = np.array([layer.module.weight.numel() for layer in layers])
+    times = np.array([calls.get(layer.name, 0) for layer in layers])
+    return float(kept.sum() / whole.sum()), float(kept @ times / (whole @ times))
 
 
 # -- One run ---------------------------------------------------------------------------

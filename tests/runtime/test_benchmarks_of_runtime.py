@@ -11,17 +11,27 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # they are not installed
 
 from benchmarks._runs import Results  # noqa: E402
-from benchmarks.runtime import _engines, _kernels_report, _peaks, kernels  # noqa: E402
+from benchmarks.runtime import (  # noqa: E402
+    _engines,
+    _kernels_report,
+    _networks_report,
+    _peaks,
+    kernels,
+    networks,
+)
 
 pytest.importorskip("matplotlib")
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 
-def test_the_page_is_that_of_the_results(tmp_path):
-    file = ROOT / "benchmarks" / "results" / "runtime_kernels.jsonl"
+@pytest.mark.parametrize(
+    ("script", "name"), [(kernels, "runtime_kernels"), (networks, "runtime_networks")]
+)
+def test_the_page_is_that_of_the_results(script, name, tmp_path):
+    file = ROOT / "benchmarks" / "results" / f"{name}.jsonl"
     given = ["--report-only", "--results", str(file), "--pages", str(tmp_path)]
-    assert kernels.main(given) == 0
-    kept = ROOT / "docs" / "benchmarks" / "runtime_kernels.rst"
+    assert script.main(given) == 0
+    kept = ROOT / "docs" / "benchmarks" / f"{name}.rst"
     assert (tmp_path / kept.name).read_text() == kept.read_text()
 
 
@@ -156,3 +166,107 @@ def test_bfloat16_is_the_nearest(rng):
     assert np.all(np.abs(back - x) <= 2.0**-8 * np.abs(x))
     exact = np.array([1.0, -0.5, 96.0], np.float32)
     np.testing.assert_array_equal(_engines.numbers(_engines.bits(exact)), exact)
+
+
+def _cell(network, pattern="16x1", masks="network", tokens=16):
+    values = (network, 1, tokens, pattern, masks, 1)
+    return dict(zip(networks.CHOICES, values, strict=True))
+
+
+def test_small_networks_are_run_once_and_told(tmp_path):
+    pytest.importorskip("transformers")
+    file, pages = tmp_path / "runs.jsonl", tmp_path / "pages"
+    given = ["--toy", "--results", str(file), "--pages", str(pages)]
+    given += ["--network", "mlps", "loading", "--tokens", "0", "16"]
+    given += ["--pattern", "16x1", "--masks", "random", "--threads", "1"]
+    assert networks.main(given) == 0
+    stored = file.read_text()
+    assert networks.main(given) == 0
+    assert file.read_text() == stored
+    loading, mlps = sorted(Results(file).rows, key=lambda row: row["cell"]["network"])
+    facts = mlps["sparse"]["0.8"]
+    assert facts["us"] > 0
+    assert facts["difference"] < 1e-5
+    assert facts["density"] == pytest.approx(0.2, abs=0.02)
+    assert sum(facts["kernels"].values()) == 4
+    assert not [name for name in mlps["dense"] if name.startswith("vitalfew")]
+    assert mlps["dense"]["torch float32"]["difference"] == 0
+    facts = loading["loading"]["0.8"]
+    assert facts["ms"] > 0
+    assert facts["array_bytes"] < 0.6 * facts["dense_bytes"]
+    page = (pages / "runtime_networks.rst").read_text()
+    assert "MLPs of the encoder with 80 % of the 16x1 blocks" in page
+    assert "\nLoading\n" in page
+    assert (pages / "runtime_networks_speed.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("network", "pattern", "masks"),
+    [
+        ("resnet-20", "8x1", "network"),
+        ("mlps", "16x2", "layers"),
+        ("mlps", "16x4", "random"),
+        ("encoder", "16x1", "network"),
+    ],
+)
+@torch.no_grad()
+def test_compiled_networks_compute_the_same(network, pattern, masks):
+    pytest.importorskip("transformers")
+    cell = _cell(network, pattern, masks)
+    model, (x, *_) = networks.network(cell, True)
+    facts, fast = networks._compiled(model, x, cell, 0.8)
+    close = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.1}
+    assert facts["difference"] < close[networks.PATTERNS[pattern]]
+    assert fast.dtype == networks.PATTERNS[pattern]
+    assert 0 < facts["density"] < 0.9
+    if masks != "network":  # each layer as full as any other
+        assert facts["multiply_adds"] == pytest.approx(facts["density"], abs=0.02)
+
+
+def test_multiply_adds_count_positions():
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 2, 1), torch.nn.Flatten(), torch.nn.Linear(18, 5)
+    )
+    with torch.no_grad():
+        model[0].weight[1] = 0
+        model[2].weight[:, 9:] = 0
+        model[2].weight[0] = 0
+    # 1 of 2 weights at 9 places, 36 of 90 at one
+    assert networks.work(model, torch.ones(1, 1, 3, 3)) == pytest.approx(
+        (37 / 92, 45 / 108)
+    )
+
+
+def test_networks_differ_and_each_has_a_title():
+    cells = [tuple(cell.values()) for cell in networks.cells(False)]
+    assert len(set(cells)) == len(cells)
+    for cell in networks.cells(False):
+        assert all(cell[key] in values for key, values in networks.CHOICES.items())
+    assert set(networks.SIZES) == set(_networks_report.TITLES)
+    assert networks.PATTERNS == _networks_report.PATTERN_PRECISION
+    assert set(networks.MASKS) == set(_networks_report.MASKS)
+
+
+def test_networks_are_over_engines_of_no_lower_precision():
+    dense = {"a float32": 8.0, "b, more, float32": 6.0, "c bfloat16": 4.0}
+    dense |= {"c int8": 2.0}
+    row = {
+        "dense": {name: {"us": us} for name, us in dense.items()},
+        "sparse": {"0.5": {"us": 3.0}},
+    }
+    assert _networks_report.fastest(row) == (6.0, "b, more, float32")
+    assert _networks_report.fastest(row, "bfloat16") == (4.0, "c bfloat16")
+    assert _networks_report.speed_up(row, "0.5") == 2
+    assert _networks_report.speed_up(row, "0.5", "a float32") == 8 / 3
+    assert _networks_report.speed_up(row, "0.5", lowest="int8") == 2 / 3
+
+
+def test_a_network_that_fails_is_a_line_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(networks, "MOST_SECONDS", 0.01)
+    cell = _cell("mlps")
+    found = networks.run(cell, True)
+    assert found == {"error": "not finished after 0.01 s"}
+    results = Results(tmp_path / "runs.jsonl")
+    results.add(cell, found)
+    _networks_report.write(results, tmp_path)
+    assert found["error"] in (tmp_path / "runtime_networks.rst").read_text()

@@ -20,14 +20,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from vitalfew.exceptions import IncompatibleError
+from vitalfew.runtime._graph import difference
 from vitalfew.runtime._linear import Precision
-from vitalfew.runtime._model import (
-    CompiledModel,
-    Explanation,
-    compile,
-    difference,
-    example_call,
-)
+from vitalfew.runtime._model import CompiledModel, Explanation, compile, example_call
 
 __all__ = ["ENGINES", "BenchReport", "EngineTimes", "bench"]
 

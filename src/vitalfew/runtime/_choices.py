@@ -1,9 +1,9 @@
 """Which kernel computes a layer: measured on numbers of the example's shape."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from vitalfew.packed import best_block, pack
+from vitalfew.runtime._latency import quickest
 from vitalfew.runtime._linear import (
     Activation,
     Precision,
@@ -24,8 +25,6 @@ WIDTHS: dict[str, int] = {"float32": 1, "bfloat16": 2, "int8": 4}
 Builder = Callable[[Activation], SparseLinear]
 HEIGHTS = (16, 8, 4, 2, 1)
 WORTH = 0.95  # of the entries: what lower runs must leave to be tried
-SECONDS = 0.01  # for each kernel that is tried
-ROUNDS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +55,7 @@ class Layer:
     def matrix(self) -> NDArray[np.float32]:
         """The weights as a matrix (n_out, n_in)."""
         array = self.weight.detach().numpy()
-        return np.ascontiguousarray(array.reshape(len(array), -1))
+        return np.ascontiguousarray(array.reshape(len(array), prod(array.shape[1:])))
 
     def dense(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the layer as torch does.
@@ -174,13 +173,13 @@ def choose(
     if dense_below != "auto" and 1 - density < float(dense_below):
         return choice
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(layer.shape, generator=generator)
+    x = torch.randn(layer.shape, generator=generator, dtype=torch.float32)
     calls: dict[str, Callable[[], Any]] = {"torch": lambda: layer.dense(x)}
     for block in _blocks(matrix, WIDTHS[precision]):
         name = f"{block[0]}x{block[1]} {precision}"
         choice.builders[name] = partial(_matrix, layer, block, precision)
         calls[name] = _sparse(layer, matrix, block, precision, threads, x.numpy())
-    choice.seconds = quickest(calls)
+    choice.seconds = quickest(calls, max(threads, torch.get_num_threads()))
     choice.before = choice.after = choice.seconds["torch"]
     allowed = dict(choice.seconds)
     if dense_below != "auto":
@@ -235,34 +234,3 @@ def _sparse(
     geometry: dict[str, Any] = dict(layer.geometry)
     convolution = SparseConv2d(packed, **geometry, threads=threads)
     return lambda: convolution(x)
-
-
-def quickest(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Measure calls in turns.
-
-    Parameters
-    ----------
-    calls : dict of str to callable
-        What is measured, each by itself once before.
-
-    Returns
-    -------
-    dict of str to float
-        The least seconds of each over the rounds.
-    """
-    least, repeats = {}, {}
-    for name, call in calls.items():
-        call()
-        least[name] = _seconds(call, 1)
-        repeats[name] = max(1, int(SECONDS / ROUNDS / max(least[name], 1e-7)))
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            least[name] = min(least[name], _seconds(call, repeats[name]))
-    return least
-
-
-def _seconds(call: Callable[[], Any], times: int) -> float:
-    begun = time.perf_counter()
-    for _ in range(times):
-        call()
-    return (time.perf_counter() - begun) / times

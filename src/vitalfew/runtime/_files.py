@@ -10,6 +10,7 @@ import math
 import operator
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch.utils import _pytree as pytree
 
 from vitalfew._disk import write_together
 from vitalfew.exceptions import DataError, IncompatibleError
-from vitalfew.runtime._graph import Call, Shape
+from vitalfew.runtime._graph import FORMULAS, Call, Condition, Shape
 from vitalfew.runtime._linear import SparseLinear
 from vitalfew.runtime._model import (
     CompiledModel,
@@ -45,6 +46,7 @@ KINDS = {
     "layout": torch.layout,
     "memory_format": torch.memory_format,
 }
+TYPES = ("ScalarType", "Layout", "MemoryFormat", "Device")  # as schemas name them
 FUNCTIONS = {
     **{
         f"operator.{name}": getattr(operator, name)
@@ -62,6 +64,11 @@ FUNCTIONS = {
 FACTORIES = (
     *("arange", "empty", "eye", "full", "linspace", "ones", "scalar_tensor", "zeros"),
 )
+# operators for torch's own use trust their arguments; these of them do not
+PRIVATE = {
+    *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_log_softmax", "_safe_softmax"),
+    *("_softmax", "_to_copy", "_unsafe_index", "_unsafe_view"),
+}
 NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 CONTAINERS = (
     *("builtins.tuple", "builtins.list", "builtins.dict"),
@@ -126,12 +133,18 @@ def save(model: CompiledModel, folder: Path) -> None:
                 "dtype": model.dtype,
                 "threads": model.threads,
                 "names": call.names,
-                "inputs": json.loads(pytree.treespec_dumps(call.inputs)),
-                "outputs": json.loads(pytree.treespec_dumps(call.outputs)),
+                "inputs": _dumped(call.inputs),
+                "outputs": _dumped(call.outputs),
                 "leaves": [
-                    {"shape": leaf} if isinstance(leaf, Shape) else {"value": leaf}
+                    {
+                        "shape": leaf.lengths,
+                        "dtype": str(leaf.dtype).removeprefix("torch."),
+                    }
+                    if isinstance(leaf, Shape)
+                    else {"value": leaf}
                     for leaf in call.leaves
                 ],
+                "conditions": [asdict(c) for c in call.conditions],
                 "nodes": nodes,
                 "segments": segments,
                 "explanation": asdict(model.explain()),
@@ -144,6 +157,12 @@ def save(model: CompiledModel, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data = to_bytes(_unshared(tensors), {"mark": mark})
     write_together({folder / TENSORS: data, folder / GRAPH: content})
+
+
+def _dumped(spec: Any) -> Any:
+    held = json.loads(pytree.treespec_dumps(spec))
+    _spec(held)  # which refuses what could not be read
+    return held
 
 
 def _held(module: GraphModule, target: str) -> Any:
@@ -180,11 +199,16 @@ def _function_name(node: Node) -> str:
 def _allowed(target: Any) -> bool:
     """Say whether an operator computes a value and does nothing else."""
     schema = target._schema
+    name = schema.name.removeprefix("aten::")
     if target.namespace != "aten" or schema.is_mutable:
+        return False
+    if name.startswith("_") and name not in PRIVATE:
+        return False
+    if "backward" in name or name.startswith("native_batch_norm"):
         return False
     if any("Tensor" in str(a.type) for a in schema.arguments):
         return True
-    return schema.name.removeprefix("aten::") in FACTORIES
+    return name in FACTORIES
 
 
 def _written(value: Any) -> Any:
@@ -252,12 +276,16 @@ def load(folder: str | Path, *, threads: int | None = None) -> CompiledModel:
         If the files are damaged, do not belong together or hold what is not allowed.
     FileNotFoundError
         If there are none.
+    ValueError
+        If `threads` is not positive.
 
     Notes
     -----
     Kernels stay as they were chosen on the machine that compiled. Files from others may
     be read: nothing but operators without side effects is executed.
     """
+    if threads is not None:
+        thread_count(threads)  # which refuses others
     folder = Path(folder)
     text = (folder / GRAPH).read_text(encoding="utf-8")
     try:
@@ -274,7 +302,8 @@ def load(folder: str | Path, *, threads: int | None = None) -> CompiledModel:
         raise
     except (
         *(SafetensorError, KeyError, ValueError, TypeError, AttributeError),
-        *(IndexError, RuntimeError, OverflowError, RecursionError, AssertionError),
+        *(IndexError, RuntimeError, OverflowError, AssertionError, SyntaxError),
+        *(ImportError, MemoryError, ZeroDivisionError),
     ) as error:
         raise DataError(
             f"{folder} holds no compiled network: {type(error).__name__}: {error}"
@@ -282,13 +311,15 @@ def load(folder: str | Path, *, threads: int | None = None) -> CompiledModel:
 
 
 def _built(recipe: Any, file: Any, threads: int | None) -> CompiledModel:
-    count = thread_count(recipe["threads"] if threads is None else threads)
+    threads = recipe["threads"] if threads is None else threads
+    count = thread_count(threads)
     root = torch.nn.Module()
-    for name, held in recipe["segments"].items():
+    for name, told in recipe["segments"].items():
         _check_name(name)
-        root.add_module(name, SegmentModule(_read_segment(name, held, file), count))
+        root.add_module(name, SegmentModule(_read_segment(name, told, file), count))
     graph = Graph()
     values: dict[str, Node] = {}
+    held: set[str] = set()
     for entry in recipe["nodes"]:
         name, op = entry["name"], entry["op"]
         _check_name(name)
@@ -298,7 +329,8 @@ def _built(recipe: Any, file: Any, threads: int | None) -> CompiledModel:
         if op == "get_attr":
             target = entry["target"]
             _check_name(target)
-            if not hasattr(root, target):
+            if target not in held:
+                held.add(target)
                 root.register_buffer(target, file.get_tensor(target))
             values[name] = graph.get_attr(target)
             continue
@@ -314,6 +346,7 @@ def _built(recipe: Any, file: Any, threads: int | None) -> CompiledModel:
             values[name] = graph.call_module(entry["target"], args, kwargs)
         else:
             function = _function(entry["target"])
+            _check_kinds(function, args, kwargs)
             values[name] = graph.call_function(function, args, kwargs)
     graph.lint()
     call = Call(
@@ -321,22 +354,41 @@ def _built(recipe: Any, file: Any, threads: int | None) -> CompiledModel:
         _spec(recipe["inputs"]),
         _spec(recipe["outputs"]),
         tuple(
-            Shape(leaf["shape"]) if "shape" in leaf else leaf["value"]
+            _shape(leaf) if "shape" in leaf else leaf["value"]
             for leaf in recipe["leaves"]
         ),
+        tuple(
+            Condition(str(c["text"]), _formula(c["formula"]))
+            for c in recipe["conditions"]
+        ),
     )
-    told = recipe["explanation"]
+    explained = recipe["explanation"]
     layers = tuple(
         LayerChoice(**{**layer, "shape": tuple(layer["shape"])})
-        for layer in told["layers"]
+        for layer in explained["layers"]
     )
     return CompiledModel(
         GraphModule(root, graph),
         call,
-        Explanation(**{**told, "layers": layers}),
+        Explanation(**{**explained, "layers": layers}),
         recipe["dtype"],
-        threads if threads is not None else recipe["threads"],
+        threads,
     )
+
+
+def _shape(held: Any) -> Shape:
+    lengths = tuple(held["shape"])
+    if not all(isinstance(n, (int, str)) for n in lengths):
+        raise ValueError(f"{lengths!r} is no shape")
+    return Shape(lengths, _read({"dtype": held["dtype"]}, {}))
+
+
+def _formula(held: Any) -> Any:
+    if isinstance(held, (int, str)):
+        return held
+    if not isinstance(held, list) or held[0] not in FORMULAS:
+        raise ValueError(f"{held!r} is no condition")
+    return [held[0], *map(_formula, held[1:])]
 
 
 def _check_name(name: Any) -> None:
@@ -355,6 +407,20 @@ def _function(name: Any) -> Any:
     if not isinstance(found, torch._ops.OpOverload) or not _allowed(found):
         raise ValueError(f"{name!r} is not allowed")
     return found
+
+
+def _check_kinds(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    """Refuse others for what has a type of its own: torch takes numbers unchecked."""
+    if not isinstance(function, torch._ops.OpOverload):
+        return
+    arguments = function._schema.arguments
+    given = dict(zip((a.name for a in arguments), args, strict=False)) | kwargs
+    for argument in arguments:
+        value = given.get(argument.name)
+        if isinstance(value, (*KINDS.values(), torch.device, type(None))):
+            continue
+        if any(kind in str(argument.real_type) for kind in TYPES):
+            raise ValueError(f"{value!r} is no {argument.name}")
 
 
 def _read(value: Any, values: dict[str, Node]) -> Any:

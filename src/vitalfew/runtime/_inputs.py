@@ -71,9 +71,9 @@ def random_inputs(
         if not isinstance(shape, Shape):
             return shape
         below = _below(graph, places[i])
-        wanted = _wanted(len(shape), below is not None, batch, tokens, image)
+        wanted = _wanted(len(shape.lengths), below is not None, batch, tokens, image)
         sizes = []
-        for axis, (size, here) in enumerate(zip(shape, wanted, strict=True)):
+        for axis, (size, here) in enumerate(zip(shape.lengths, wanted, strict=True)):
             if isinstance(size, str):
                 if here is None and size not in lengths:
                     raise ValueError(f"the size of images must be given for {name!r}")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.random import Generator
@@ -22,6 +22,7 @@ from vitalfew.runtime._linear import Precision, SparseConv2d, SparseLinear
 __all__ = ["Latency"]
 
 Shape = tuple[int, ...]
+Key = TypeVar("Key", bound=Hashable)
 DENSITIES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 DENSE = "dense"
 SECONDS = 0.01  # for each call that is measured
@@ -330,9 +331,7 @@ def _undifferentiated(module: Any, x: Any) -> Any:
         return module(x)
 
 
-def quickest(
-    calls: Mapping[Hashable, Callable[[], Any]], threads: int
-) -> dict[Hashable, float]:
+def quickest(calls: Mapping[Key, Callable[[], Any]], threads: int) -> dict[Key, float]:
     """Measure calls in turns.
 
     Parameters
@@ -350,8 +349,8 @@ def quickest(
     # Windows counts the processor's time in steps of some milliseconds
     by_clock = threads > 1 or sys.platform == "win32"
     now = time.perf_counter if by_clock else time.process_time
-    least: dict[Hashable, float] = {}
-    repeats: dict[Hashable, int] = {}
+    least: dict[Key, float] = {}
+    repeats: dict[Key, int] = {}
     for name, call in calls.items():
         call()
         least[name] = _seconds(call, 1, now)

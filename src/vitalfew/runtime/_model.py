@@ -1,7 +1,6 @@
 """Networks compiled for what their zeros are worth."""
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +11,17 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
 from vitalfew.exceptions import IncompatibleError
-from vitalfew.runtime._choices import Choice, choose, quickest
-from vitalfew.runtime._graph import Call, drop_unused, simplify, trace
+from vitalfew.runtime._choices import Choice, choose
+from vitalfew.runtime._graph import (
+    Call,
+    difference,
+    drop_unused,
+    fresh,
+    results,
+    simplify,
+    trace,
+)
+from vitalfew.runtime._latency import quickest
 from vitalfew.runtime._linear import Precision
 from vitalfew.runtime._partition import layers_of, segment
 
@@ -116,7 +124,8 @@ class Explanation:
 class CompiledModel(torch.nn.Module):
     """A network that is called as the one it was compiled from.
 
-    It computes without gradients, on the CPU. Calls may come from several threads.
+    It computes without gradients, on the CPU and as in evaluation, whatever `train`
+    and `torch.autocast` say. Calls may come from several threads.
 
     Parameters
     ----------
@@ -160,11 +169,25 @@ class CompiledModel(torch.nn.Module):
         ValueError
             If they are not structured or shaped as what was compiled.
         """
+        if torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self.forward(*args, **kwargs)
         with torch.no_grad():
             if self._call is None:
                 return self.graph(*args, **kwargs)
             found = self.graph(*self._call.flatten(args, kwargs))
         return pytree.tree_unflatten(found, self._call.outputs)
+
+    def train(self, mode: bool = True) -> "CompiledModel":
+        """Stay in evaluation.
+
+        Parameters
+        ----------
+        mode : bool
+            Is of no matter.
+        """
+        super().train(False)
+        return self
 
     def explain(self) -> Explanation:
         """Say what computes each layer, and how long it took when it was measured.
@@ -233,8 +256,8 @@ def compile(
     Raises
     ------
     ValueError
-        If an argument is out of its range, or the compiled network would compute
-        something else.
+        If an argument is out of its range, the network is not in single precision, or
+        the compiled one would compute something else.
 
     Notes
     -----
@@ -252,25 +275,30 @@ def compile(
     """
     if dtype not in TOLERANCES:
         raise ValueError(f"dtype must be one of {sorted(TOLERANCES)}, got {dtype!r}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads!r}")
+    thread_count(threads)
     if dense_below != "auto" and not 0 <= dense_below <= 1:
         raise ValueError(
             f"dense_below must be in [0, 1] or 'auto', got {dense_below!r}"
         )
-    args, kwargs = example_call(example_inputs)
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if kinds and torch.float32 not in kinds:
+        found = ", ".join(sorted(map(str, kinds)))
+        raise ValueError(
+            f"model must be in single precision, got {found}: give model.float()"
+        )
+    args, kwargs = fresh(example_call(example_inputs))
     model = copy.deepcopy(model).cpu().eval()
     asked = _Asked(dtype, dense_below, threads)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
         try:
             fast = _whole(model, args, kwargs, asked)
         except IncompatibleError as error:
             fast = _by_parts(model, args, kwargs, asked, str(error))
-    found = fast.explain()
-    if not found.difference <= TOLERANCES[dtype]:
+    told = fast.explain()
+    if not told.difference <= TOLERANCES[dtype]:
         raise ValueError(
             "model must compute the same when it is compiled, but results differ by "
-            f"{found.difference:.1e} of the largest: give a sparser layer more "
+            f"{told.difference:.1e} of the largest: give a sparser layer more "
             "precision with dtype, or report it for float32"
         )
     return fast
@@ -307,17 +335,18 @@ def _whole(
         forms.append(_formed(graph, own, threads))
     calls = {str(i): _bound(form, leaves) for i, form in enumerate(forms)}
     calls["before"] = lambda: model(*args, **kwargs)
-    seconds = quickest(calls)
+    most = max(threads(), torch.get_num_threads())
+    seconds = quickest(calls, most)
     best = min(forms, key=lambda form: seconds[str(forms.index(form))])
+    for node in best.graph.graph.nodes:
+        node.meta = {}  # which holds the network as it was traced
     explanation = Explanation(
         tuple(map(_told, best.choices)),
         _left(best.graph),
         best.segments,
         1e6 * seconds["before"],
         1e6 * seconds[str(forms.index(best))],
-        difference(
-            list(best.graph(*leaves)), pytree.tree_leaves(model(*args, **kwargs))
-        ),
+        difference(list(best.graph(*leaves)), results(model, args, kwargs)),
     )
     return CompiledModel(best.graph, call, explanation, asked.dtype, asked.threads)
 
@@ -330,9 +359,11 @@ def _by_parts(
     reason: str,
 ) -> CompiledModel:
     """Compile what can be traced of a network that cannot, in its place."""
-    wanted = pytree.tree_leaves(model(*args, **kwargs))
-    before = quickest({"before": lambda: model(*args, **kwargs)})["before"]
-    calls = _calls(model, args, kwargs)
+    wanted = results(model, args, kwargs)
+    most = max(thread_count(asked.threads)(), torch.get_num_threads())
+    timed, by_name = fresh((args, kwargs))  # which the network may change
+    before = quickest({"before": lambda: model(*timed, **by_name)}, most)["before"]
+    calls = _calls(model, *fresh((args, kwargs)))
     parts: list[tuple[str, Explanation]] = []
 
     def visit(module: torch.nn.Module, prefix: str) -> None:
@@ -344,14 +375,20 @@ def _by_parts(
                 except IncompatibleError:
                     visit(child, f"{prefix}{name}.")
                     continue
-                if part.explain().segments:
-                    setattr(module, name, part)
+                if not part.explain().segments:
+                    continue
+                setattr(module, name, part)
+                try:
+                    results(model, args, kwargs)
+                except Exception:  # the network wants more of it than a call, or others
+                    setattr(module, name, child)
+                else:
                     parts.append((f"{prefix}{name}", part.explain()))
-            else:
-                visit(child, f"{prefix}{name}.")
+                    continue
+            visit(child, f"{prefix}{name}.")
 
     visit(model, "")
-    after = quickest({"after": lambda: model(*args, **kwargs)})["after"]
+    after = quickest({"after": lambda: model(*timed, **by_name)}, most)["after"]
     explanation = Explanation(
         tuple(
             replace(layer, name=f"{name}.{layer.name}".rstrip("."))
@@ -362,7 +399,7 @@ def _by_parts(
         sum(part.segments for _, part in parts),
         1e6 * before,
         1e6 * after,
-        difference(pytree.tree_leaves(model(*args, **kwargs)), wanted),
+        difference(results(model, args, kwargs), wanted),
         reason,
     )
     return CompiledModel(model, None, explanation, asked.dtype, asked.threads)
@@ -442,8 +479,17 @@ def thread_count(threads: int | None) -> Callable[[], int]:
     ----------
     threads : int or None
         A fixed number, or as many as torch uses.
+
+    Raises
+    ------
+    ValueError
+        If it is not positive.
     """
-    return torch.get_num_threads if threads is None else _Constant(threads)
+    if threads is None:
+        return torch.get_num_threads
+    if not isinstance(threads, int) or not 1 <= threads < 2**31:
+        raise ValueError(f"threads must be at least 1, got {threads!r}")
+    return _Constant(threads)
 
 
 @dataclass(frozen=True)
@@ -462,31 +508,6 @@ class _Shapes(Interpreter):
         if isinstance(value, torch.Tensor):
             node.meta["example"] = tuple(value.shape)
         return value
-
-
-def difference(found: list[Any], wanted: list[Any]) -> float:
-    """Return how far results lie from wanted ones, over the largest wanted number.
-
-    Parameters
-    ----------
-    found, wanted : list
-        As many; what is no tensor is not compared.
-
-    Returns
-    -------
-    float
-        Infinite where a shape differs.
-    """
-    worst = 0.0
-    for a, b in zip(found, wanted, strict=True):
-        if isinstance(b, torch.Tensor) and a.shape != b.shape:
-            return math.inf
-        if isinstance(b, torch.Tensor) and b.numel():
-            scale = float(b.double().abs().max())
-            worst = max(
-                worst, float((a.double() - b.double()).abs().max()) / (scale or 1)
-            )
-    return worst
 
 
 def _told(choice: Choice) -> LayerChoice:

@@ -46,10 +46,19 @@ def layers_of(module: GraphModule) -> dict[Node, Layer]:
         weight, bias = (constant(module, given[n]) for n in ("weight", "bias"))
         if weight is None or (bias is None) != (given["bias"] is None):
             continue
+        if bias is not None and bias.shape != weight.shape[:1]:
+            continue
         if weight.dtype != torch.float32 or given.get("groups", 1) != 1:
             continue
+        if given["input"].op == "get_attr":  # the same at each call
+            continue
         geometry = None
-        if node.target in CONVOLUTIONS:
+        if node.target not in CONVOLUTIONS:
+            if weight.ndim != 2:
+                continue
+        else:
+            if len(given["input"].meta["example"]) != 4:
+                continue
             geometry = _geometry(given, tuple(weight.shape[2:]))
             if geometry is None:
                 continue
@@ -65,8 +74,13 @@ def layers_of(module: GraphModule) -> dict[Node, Layer]:
 
 
 def _pair(value: Any) -> tuple[int, int]:
+    first, last = _ends(value)
+    return int(first), int(last)
+
+
+def _ends(value: Any) -> tuple[Any, Any]:
     values = list(value) if isinstance(value, (list, tuple)) else [value]
-    return int(values[0]), int(values[-1])
+    return values[0], values[-1]
 
 
 def _geometry(given: Mapping[str, Any], kernel: tuple[int, ...]) -> Any:
@@ -111,18 +125,18 @@ def _shape(node: Node) -> tuple[str, ...] | None:
 
 
 def _is_pool(node: Node) -> bool:
-    if node.target is aten.max_pool2d.default:
-        given = arguments(node)
-        return not given["ceil_mode"] and _pair(given["dilation"]) == (1, 1)
-    if node.target is aten.avg_pool2d.default:
-        given = arguments(node)
-        return not given["ceil_mode"] and given["divisor_override"] is None
-    return False
+    if node.target not in (aten.max_pool2d.default, aten.avg_pool2d.default):
+        return False
+    if set(node.all_input_nodes) != {node.args[0]} or len(_shape(node) or ()) != 4:
+        return False  # windows of a size that varies
+    given = arguments(node)
+    plain = _ends(given.get("dilation", 1)) == (1, 1) and not given["ceil_mode"]
+    return plain and given.get("divisor_override") is None
 
 
 def _is_mean(node: Node) -> bool:
     if node.target is aten.adaptive_avg_pool2d.default:
-        return _pair(node.args[1]) == (1, 1)
+        return _ends(node.args[1]) == (1, 1) and len(_shape(node) or ()) == 4
     if node.target is not aten.mean.dim or node.kwargs.get("dtype") is not None:
         return False
     dims = node.args[1] or ()
@@ -144,7 +158,7 @@ def _is_add(node: Node) -> bool:
         and not node.kwargs
         and len(_tensors(node)) == 2
         and len({_shape(n) for n in node.args}) == 1
-        and node.meta["val"].dtype == torch.float32
+        and all(n.meta["val"].dtype == torch.float32 for n in _tensors(node))
     )
 
 
@@ -158,18 +172,22 @@ def _draft(graph: Graph, choices: Mapping[Node, Choice]) -> list[_Draft]:
     """Grow segments in the order of the graph, never around an operator outside."""
     drafts: list[_Draft] = []
     of: dict[Node, _Draft] = {}
-    reach: dict[Node, frozenset[int]] = {}
-    readers: dict[
-        Node, _Draft
-    ] = {}  # segments of tokens that read a value from outside
+    reach: dict[Node, frozenset[int]] = {}  # drafts that a value waits for
+    waits: list[frozenset[int]] = []  # the same of drafts, each with itself
+    readers: dict[Node, _Draft] = {}  # drafts of tokens that read a value from outside
     for node in graph.nodes:
         inputs = _tensors(node)
-        before = frozenset().union(*(reach[n] for n in node.all_input_nodes))
+        before = frozenset[int]().union(
+            *(waits[i] for n in node.all_input_nodes for i in reach[n])
+        )
 
-        def joins(draft: _Draft, inputs: list[Node] = inputs) -> bool:
-            return all(
-                of.get(n) is draft or draft.number not in reach[n] for n in inputs
-            )
+        def joins(
+            draft: _Draft,
+            inputs: list[Node] = inputs,
+            waits: list[frozenset[int]] = waits,
+        ) -> bool:
+            outside = [n for n in inputs if of.get(n) is not draft]
+            return not any(draft.number in waits[i] for n in outside for i in reach[n])
 
         held = [of[n] for n in inputs if n in of]
         draft = None
@@ -188,6 +206,7 @@ def _draft(graph: Graph, choices: Mapping[Node, Choice]) -> list[_Draft]:
             else:
                 draft = _Draft(len(drafts), kind)
                 drafts.append(draft)
+                waits.append(frozenset({draft.number}))
         elif held and _is_mean(node) | _is_pool(node) | _is_flat(node):
             draft = held[0] if held[0].kind == "images" and joins(held[0]) else None
         elif held and (_is_add(node) or _is_activation(node)):
@@ -199,7 +218,10 @@ def _draft(graph: Graph, choices: Mapping[Node, Choice]) -> list[_Draft]:
         if draft is not None:
             draft.nodes.append(node)
             of[node] = draft
-            reach[node] = before | {draft.number}
+            reach[node] = frozenset({draft.number})
+            waits[draft.number] |= before
+            # whoever waits for this draft now waits for more
+            waits = [w | before if draft.number in w else w for w in waits]
             if draft.kind == "tokens":
                 readers |= {n: draft for n in inputs if n not in of}
     return drafts

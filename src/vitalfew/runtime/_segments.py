@@ -21,6 +21,7 @@ from vitalfew.runtime._plans import image_program, token_program
 from vitalfew.runtime._steps import Add, Kind, Product, Size, Step, reads, sizes
 
 Floats = NDArray[np.float32]
+MOST_PIXELS = 2**15  # that a kernel reaches or steps over
 MOST_PROGRAMS = 8  # sizes of images that a segment is ready for
 
 
@@ -77,11 +78,21 @@ class Segment:
                 isinstance(step, Add) and step.b is not None and found[step.b] != first
             ):
                 raise ValueError(f"step {i} must add equal values, got {step}")
+            for name in ("kernel", "stride", "dilation", "padding"):
+                least = int(name != "padding")
+                pair = getattr(step, name, (1, 1))
+                if len(pair) != 2 or not all(least <= n < MOST_PIXELS for n in pair):
+                    raise ValueError(f"step {i} must have a {name}, got {step}")
             if step.to != len(found):
                 raise ValueError(f"step {i} must make the next value, got {step}")
             found.append(first)
         if not all(0 <= o < len(found) for o in self.outputs) or not self.channels:
             raise ValueError(f"outputs must be values, got {self.outputs}")
+        made = {o for o in self.outputs if o >= len(self.channels)}
+        if not self.outputs or (
+            self.kind == "tokens" and len(made) != len(self.outputs)
+        ):
+            raise ValueError(f"outputs must be made, each once, got {self.outputs}")
 
     def shapes(self, inputs: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
         """Return the shapes of the results.
