@@ -2,6 +2,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from vitalfew.estimators import (
     ScoringSystem,
+    SequentialAttentionSelector,
+    SequentialLassoSelector,
     SparseClassifier,
     SparseCox,
     SparseRegressor,
@@ -23,6 +25,9 @@ from vitalfew.estimators import (
         ScoringSystem(),
         SparseSelector(criterion="bic"),
         SparseSelector(1),
+        SequentialAttentionSelector(1, hidden_sizes=4, steps_per_round=2),
+        SequentialLassoSelector(1),
+        SequentialLassoSelector(1, network="mlp", hidden_sizes=4, steps_per_round=2),
     ]
 )
 def test_scikit_learn_checks(estimator, check):
