@@ -173,6 +173,7 @@ def _cell(network, pattern="16x1", masks="network", tokens=16):
     return dict(zip(networks.CHOICES, values, strict=True))
 
 
+@pytest.mark.slow
 def test_small_networks_are_run_once_and_told(tmp_path):
     pytest.importorskip("transformers")
     file, pages = tmp_path / "runs.jsonl", tmp_path / "pages"

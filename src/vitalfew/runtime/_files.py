@@ -68,6 +68,7 @@ FACTORIES = (
 PRIVATE = {
     *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_log_softmax", "_safe_softmax"),
     *("_softmax", "_to_copy", "_unsafe_index", "_unsafe_view"),
+    *("__and__", "__or__", "__xor__"),
 }
 NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 CONTAINERS = (
