@@ -29,6 +29,7 @@ from benchmarks._runs import (
     Clock,
     Memory,
     Row,
+    Skipped,
     add_choices,
     arguments,
     conduct,
@@ -511,7 +512,10 @@ def _asked(asked: Row, threads: int = 1) -> Row:
         return {"error": f"not finished after {MOST_SECONDS} s"}
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        return {"error": (lines or [f"ended with {done.returncode}"])[-1][:200]}
+        last = (lines or [f"ended with {done.returncode}"])[-1]
+        if "Skipped: " in last:
+            raise Skipped(last.split("Skipped: ", 1)[1])
+        return {"error": last[:200]}
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -418,6 +418,28 @@ def test_lengths_for_which_the_network_does_something_else_are_refused(tmp_path)
         assert single(given[0], draw(1, 4))[1].shape == (4,)
 
 
+class Pooled(nn.Module):
+    """Pools all of an image, which torch.export follows at one size only."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        return self.last(F.avg_pool2d(x, x.shape[3]).flatten(1))
+
+
+def test_batches_may_vary_where_sizes_may_not():
+    model = pruned(Pooled())
+    fast = compile(model, torch.randn(1, 3, 16, 16), dense_below=0.0)
+    assert not fast.explain().reason
+    assert fast.explain().segments
+    x = torch.randn(3, 3, 16, 16)
+    with torch.no_grad():
+        close(fast(x), model(x))
+
+
 def test_the_state_of_torch_around_a_call_does_not_matter():
     model, fast = compiled("perceptron")
     x = torch.randn(2, 5, 24)

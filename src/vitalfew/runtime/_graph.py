@@ -56,6 +56,7 @@ TAKEN = {
     "GreaterThan": (0, 1, 2),
 }
 SAME = 1e-3  # results that differ by more, over the largest, are others
+ALL = 64  # more dimensions than a tensor has
 MOST_PASSED = 64  # calls whose lengths are remembered
 
 
@@ -265,13 +266,11 @@ def trace(
     """
     failure: Exception | None = None
     wanted = results(model, args, kwargs)
-    for arguments, free in (
-        (_doubled(args, kwargs), True),
-        ((args, dict(kwargs)), True),
-        ((args, dict(kwargs)), False),
-    ):
+    given, doubled = (args, dict(kwargs)), _doubled(args, kwargs)
+    for example, free in ((doubled, ALL), (doubled, 1), (given, ALL), (given, 0)):
         try:
-            module, call = _export(model, arguments[0], arguments[1], free)
+            positional, by_name = fresh(example)  # which a failure leaves marks on
+            module, call = _export(model, positional, by_name, free)
             call = _fitting(module, call, args, kwargs, wanted)
             return module, _singled(model, module, call, args, kwargs)
         except Exception as error:  # whatever export raises, the next may do
@@ -314,13 +313,17 @@ def _doubled(args: Any, kwargs: Any) -> Any:
 
 
 def _export(
-    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free: bool
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free: int
 ) -> tuple[GraphModule, Call]:
+    """Trace with so many leading dimensions of each tensor that may vary."""
     given = signature(model.forward).bind(*args, **kwargs).arguments
     dim = torch.export.Dim
     shapes = pytree.tree_map(
         lambda leaf: (
-            {i: dim.AUTO if n > 1 else dim.STATIC for i, n in enumerate(leaf.shape)}
+            {
+                i: dim.AUTO if n > 1 and i < free else dim.STATIC
+                for i, n in enumerate(leaf.shape)
+            }
             if isinstance(leaf, torch.Tensor)
             else None
         ),
